@@ -1,0 +1,355 @@
+//! What the guest's CPUID instruction answers.
+//!
+//! A [`CpuModel`] starts as what a hypervisor supports, is [restricted](CpuModel::restrict) to what can be saved
+//! and restored, and is cut to each vCPU's place in the topology only when that vCPU is made. Two models can be
+//! compared, which is how a snapshot is checked against a host.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::VcpuId;
+
+/// The answer to one CPUID function and index.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CpuidLeaf {
+    /// EAX on entry.
+    pub function: u32,
+    /// ECX on entry.
+    pub index: u32,
+    /// Whether the index matters for this function.
+    pub indexed: bool,
+    /// EAX, EBX, ECX and EDX on return.
+    pub regs: [u32; 4],
+}
+
+/// A processor as CPUID describes it, without a place in any topology.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CpuModel {
+    leaves: Vec<CpuidLeaf>,
+}
+
+/// A register of a CPUID answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reg {
+    Ebx = 1,
+    Ecx = 2,
+    Edx = 3,
+}
+
+/// A feature bit.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Feature {
+    name: &'static str,
+    function: u32,
+    index: u32,
+    reg: Reg,
+    bit: u32,
+}
+
+macro_rules! features {
+    ($($name:ident = $function:literal, $index:literal, $reg:ident, $bit:literal;)*) => {
+        #[expect(missing_docs, reason = "the manuals' names")]
+        impl Feature {
+            $(pub const $name: Self = Self {
+                name: stringify!($name), function: $function, index: $index, reg: Reg::$reg, bit: $bit,
+            };)*
+            /// Every feature this crate has a name for.
+            pub const ALL: &[Self] = &[$(Self::$name),*];
+        }
+    };
+}
+
+features! {
+    SSE3 = 1, 0, Ecx, 0;
+    PCLMULQDQ = 1, 0, Ecx, 1;
+    DTES64 = 1, 0, Ecx, 2;
+    MONITOR = 1, 0, Ecx, 3;
+    DS_CPL = 1, 0, Ecx, 4;
+    VMX = 1, 0, Ecx, 5;
+    SMX = 1, 0, Ecx, 6;
+    EIST = 1, 0, Ecx, 7;
+    TM2 = 1, 0, Ecx, 8;
+    SSSE3 = 1, 0, Ecx, 9;
+    FMA = 1, 0, Ecx, 12;
+    CMPXCHG16B = 1, 0, Ecx, 13;
+    PDCM = 1, 0, Ecx, 15;
+    PCID = 1, 0, Ecx, 17;
+    SSE4_1 = 1, 0, Ecx, 19;
+    SSE4_2 = 1, 0, Ecx, 20;
+    X2APIC = 1, 0, Ecx, 21;
+    MOVBE = 1, 0, Ecx, 22;
+    POPCNT = 1, 0, Ecx, 23;
+    TSC_DEADLINE = 1, 0, Ecx, 24;
+    AES = 1, 0, Ecx, 25;
+    XSAVE = 1, 0, Ecx, 26;
+    AVX = 1, 0, Ecx, 28;
+    F16C = 1, 0, Ecx, 29;
+    RDRAND = 1, 0, Ecx, 30;
+    HYPERVISOR = 1, 0, Ecx, 31;
+    FPU = 1, 0, Edx, 0;
+    TSC = 1, 0, Edx, 4;
+    MSR = 1, 0, Edx, 5;
+    PAE = 1, 0, Edx, 6;
+    CX8 = 1, 0, Edx, 8;
+    APIC = 1, 0, Edx, 9;
+    CMOV = 1, 0, Edx, 15;
+    CLFLUSH = 1, 0, Edx, 19;
+    DS = 1, 0, Edx, 21;
+    MMX = 1, 0, Edx, 23;
+    FXSR = 1, 0, Edx, 24;
+    SSE = 1, 0, Edx, 25;
+    SSE2 = 1, 0, Edx, 26;
+    HTT = 1, 0, Edx, 28;
+    FSGSBASE = 7, 0, Ebx, 0;
+    SGX = 7, 0, Ebx, 2;
+    BMI1 = 7, 0, Ebx, 3;
+    HLE = 7, 0, Ebx, 4;
+    AVX2 = 7, 0, Ebx, 5;
+    SMEP = 7, 0, Ebx, 7;
+    BMI2 = 7, 0, Ebx, 8;
+    ERMS = 7, 0, Ebx, 9;
+    INVPCID = 7, 0, Ebx, 10;
+    RTM = 7, 0, Ebx, 11;
+    MPX = 7, 0, Ebx, 14;
+    AVX512F = 7, 0, Ebx, 16;
+    RDSEED = 7, 0, Ebx, 18;
+    ADX = 7, 0, Ebx, 19;
+    SMAP = 7, 0, Ebx, 20;
+    CLFLUSHOPT = 7, 0, Ebx, 23;
+    PROCESSOR_TRACE = 7, 0, Ebx, 25;
+    SHA = 7, 0, Ebx, 29;
+    UMIP = 7, 0, Ecx, 2;
+    PKU = 7, 0, Ecx, 3;
+    WAITPKG = 7, 0, Ecx, 5;
+    SHADOW_STACK = 7, 0, Ecx, 7;
+    LA57 = 7, 0, Ecx, 16;
+    RDPID = 7, 0, Ecx, 22;
+    SGX_LC = 7, 0, Ecx, 30;
+    PKS = 7, 0, Ecx, 31;
+    FSRM = 7, 0, Edx, 4;
+    UINTR = 7, 0, Edx, 5;
+    ARCH_LBR = 7, 0, Edx, 19;
+    IBT = 7, 0, Edx, 20;
+    SYSCALL = 0x8000_0001, 0, Edx, 11;
+    NX = 0x8000_0001, 0, Edx, 20;
+    PAGE_1G = 0x8000_0001, 0, Edx, 26;
+    RDTSCP = 0x8000_0001, 0, Edx, 27;
+    LONG_MODE = 0x8000_0001, 0, Edx, 29;
+    LAHF64 = 0x8000_0001, 0, Ecx, 0;
+    SVM = 0x8000_0001, 0, Ecx, 2;
+    LZCNT = 0x8000_0001, 0, Ecx, 5;
+    IBS = 0x8000_0001, 0, Ecx, 10;
+    PERFCTR_CORE = 0x8000_0001, 0, Ecx, 23;
+    INVARIANT_TSC = 0x8000_0007, 0, Edx, 8;
+}
+
+/// Features whose state is not saved, so no guest is told of them.
+const NOT_SAVED: &[Feature] = &[
+    Feature::ARCH_LBR,
+    Feature::DS,
+    Feature::DS_CPL,
+    Feature::DTES64,
+    Feature::IBS,
+    Feature::IBT,
+    Feature::LA57,
+    Feature::MPX,
+    Feature::PDCM,
+    Feature::PERFCTR_CORE,
+    Feature::PKS,
+    Feature::PROCESSOR_TRACE,
+    Feature::SGX,
+    Feature::SGX_LC,
+    Feature::SHADOW_STACK,
+    Feature::SMX,
+    Feature::SVM,
+    Feature::UINTR,
+    Feature::VMX,
+];
+
+/// Whole functions that describe what [`NOT_SAVED`] switches off: performance monitoring, SGX, trace, last-branch records,
+/// SVM, AMD performance monitoring.
+const NOT_SAVED_FUNCTIONS: &[u32] = &[0xa, 0x12, 0x14, 0x1c, 0x8000_000a, 0x8000_001b, 0x8000_0022];
+
+impl CpuModel {
+    /// A model of exactly these answers.
+    pub fn from_leaves(leaves: Vec<CpuidLeaf>) -> Self {
+        Self { leaves }
+    }
+
+    /// The answers, in no particular order.
+    pub fn leaves(&self) -> &[CpuidLeaf] {
+        &self.leaves
+    }
+
+    /// The answers, without the model around them.
+    pub fn into_leaves(self) -> Vec<CpuidLeaf> {
+        self.leaves
+    }
+
+    /// The answer to one function and index.
+    pub fn leaf(&self, function: u32, index: u32) -> Option<&CpuidLeaf> {
+        self.leaves.iter().find(|l| l.function == function && (!l.indexed || l.index == index))
+    }
+
+    /// Whether a feature bit is set.
+    pub fn has(&self, feature: Feature) -> bool {
+        let Feature { function, index, reg, bit, .. } = feature;
+        self.leaf(function, index).is_some_and(|leaf| leaf.regs[reg as usize] >> bit & 1 == 1)
+    }
+
+    /// The same processor with one feature bit cleared.
+    #[must_use]
+    pub fn without(self, feature: Feature) -> Self {
+        self.with_bit(feature, false)
+    }
+
+    /// The same processor with one feature bit set. The back end refuses or ignores what it cannot do.
+    #[must_use]
+    pub fn with(self, feature: Feature) -> Self {
+        self.with_bit(feature, true)
+    }
+
+    fn with_bit(mut self, feature: Feature, on: bool) -> Self {
+        let Feature { function, index, reg, bit, .. } = feature;
+        for leaf in &mut self.leaves {
+            if leaf.function == function && (!leaf.indexed || leaf.index == index) {
+                let word = &mut leaf.regs[reg as usize];
+                *word = *word & !(1 << bit) | u32::from(on) << bit;
+            }
+        }
+        self
+    }
+
+    /// The same processor without the features whose state is not saved and restored.
+    #[must_use]
+    pub fn restrict(self) -> Self {
+        let mut model = NOT_SAVED.iter().fold(self, |model, feature| model.without(*feature));
+        for leaf in &mut model.leaves {
+            if NOT_SAVED_FUNCTIONS.contains(&leaf.function) {
+                leaf.regs = [0; 4];
+            }
+        }
+        model
+    }
+
+    /// The named features that this processor has and `other` lacks.
+    ///
+    /// A guest that was started on this model may have used them, so it cannot go on where they are missing.
+    pub fn missing_in<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = Feature> + 'a {
+        Feature::ALL.iter().copied().filter(|f| self.has(*f) && !other.has(*f))
+    }
+
+    /// The answers for `vcpu` of `count` in one package, one thread a core.
+    pub fn for_vcpu(&self, vcpu: VcpuId, count: u32) -> Vec<CpuidLeaf> {
+        let mut leaves: Vec<_> = self.leaves.iter().filter(|l| !is_topology(l)).copied().collect();
+        if self.leaf(0, 0).is_some_and(|leaf| leaf.regs[0] >= 0xb) {
+            leaves.extend(extended_topology(0xb, vcpu, count));
+        }
+        if self.leaf(0, 0).is_some_and(|leaf| leaf.regs[0] >= 0x1f) {
+            leaves.extend(extended_topology(0x1f, vcpu, count));
+        }
+        leaves.iter_mut().for_each(|leaf| place(leaf, vcpu, count));
+        leaves
+    }
+}
+
+fn is_topology(leaf: &CpuidLeaf) -> bool {
+    matches!(leaf.function, 0xb | 0x1f | 0x8000_0026)
+}
+
+/// Puts the vCPU's place in the package into an answer that has room for it.
+fn place(leaf: &mut CpuidLeaf, vcpu: VcpuId, count: u32) {
+    let [eax, ebx, ecx, edx] = &mut leaf.regs;
+    match leaf.function {
+        1 => {
+            *ebx = *ebx & 0xffff | (vcpu.0 & 0xff) << 24 | count.min(0xff) << 16;
+            *edx = *edx & !(1 << Feature::HTT.bit) | u32::from(count > 1) << Feature::HTT.bit;
+        }
+        // Cache parameters: each cache is private to a core, the package has `count` cores.
+        4 | 0x8000_001d if *eax & 0x1f != 0 => {
+            let cores = if leaf.function == 4 { (count - 1).min(0x3f) << 26 } else { 0 };
+            *eax = *eax & 0x3fff | cores;
+        }
+        0x8000_0008 => *ecx = *ecx & !0xf0ff | (count - 1).min(0xff) | width(count) << 12,
+        0x8000_001e => (*eax, *ebx, *ecx) = (vcpu.0, vcpu.0 & 0xff, 0),
+        _ => {}
+    }
+}
+
+/// Functions 0xB and 0x1F: a thread level of one, a core level of `count`, and the end.
+fn extended_topology(function: u32, vcpu: VcpuId, count: u32) -> [CpuidLeaf; 3] {
+    let level = |index, shift, number, kind: u32| CpuidLeaf {
+        function,
+        index,
+        indexed: true,
+        regs: [shift, number, kind << 8 | index, vcpu.0],
+    };
+    [level(0, 0, 1, 1), level(1, width(count), count, 2), level(2, 0, 0, 0)]
+}
+
+/// The bits that number `count` things.
+fn width(count: u32) -> u32 {
+    count.next_power_of_two().trailing_zeros()
+}
+
+impl fmt::Debug for Feature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+impl fmt::Display for Feature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn model() -> CpuModel {
+        let leaf = |function, regs| CpuidLeaf { function, index: 0, indexed: false, regs };
+        CpuModel::from_leaves(vec![
+            leaf(0, [0x1f, 0, 0, 0]),
+            leaf(1, [0, 0x0800, u32::MAX, u32::MAX]),
+            CpuidLeaf {
+                function: 7,
+                index: 0,
+                indexed: true,
+                regs: [1, u32::MAX, u32::MAX, u32::MAX],
+            },
+            CpuidLeaf { function: 7, index: 1, indexed: true, regs: [u32::MAX; 4] },
+            leaf(0xa, [7; 4]),
+        ])
+    }
+
+    #[test]
+    fn restricting_takes_away_what_is_not_saved_and_nothing_else() {
+        let whole = model();
+        let restricted = whole.clone().restrict();
+        let lost: Vec<_> = whole.missing_in(&restricted).collect();
+        assert!(
+            lost.contains(&Feature::VMX) && lost.contains(&Feature::PROCESSOR_TRACE),
+            "{lost:?}"
+        );
+        assert!(lost.iter().all(|f| NOT_SAVED.contains(f)), "{lost:?}");
+        assert_eq!(restricted.leaf(0xa, 0).unwrap().regs, [0; 4]);
+        assert_eq!(restricted.leaf(7, 1).unwrap().regs, [u32::MAX; 4]);
+        assert_eq!(restricted.missing_in(&whole).count(), 0);
+    }
+
+    #[test]
+    fn each_vcpu_finds_itself_in_the_topology() {
+        let leaves = model().for_vcpu(VcpuId(2), 3);
+        let find = |f, i| leaves.iter().find(|l| l.function == f && l.index == i).unwrap().regs;
+        assert_eq!(find(1, 0)[1], 2 << 24 | 3 << 16 | 0x0800);
+        assert_eq!(find(0xb, 0), [0, 1, 0x100, 2]);
+        assert_eq!(find(0xb, 1), [2, 3, 0x201, 2]);
+        assert_eq!(find(0x1f, 2), [0, 0, 2, 2]);
+        let alone = model().for_vcpu(VcpuId(0), 1);
+        let htt = alone.iter().find(|l| l.function == 1).unwrap().regs[3] >> 28 & 1;
+        assert_eq!(htt, 0);
+    }
+}

@@ -1,0 +1,239 @@
+//! One contiguous piece of guest RAM: its mapping in this process and its place in the guest.
+#![expect(unsafe_code, reason = "mmap, munmap and madvise of guest RAM")]
+
+use std::{fmt, fs::File, num::NonZeroUsize, sync::Arc};
+
+use rustix::{
+    fs::{MemfdFlags, SealFlags},
+    mm::{Advice, MapFlags, ProtFlags},
+};
+use vm_memory::{
+    FileOffset, GuestAddress, GuestMemoryRegion, GuestMemoryRegionBytes, GuestUsize,
+    MemoryRegionAddress, MmapRegion, VolatileMemory, VolatileSlice,
+    bitmap::{AtomicBitmap, BS},
+    guest_memory,
+    mmap::MmapRegionBuilder,
+};
+
+use crate::{
+    error::{Context, Error, HostResult, Result},
+    process::Owner,
+};
+
+/// The size of a page of guest RAM in bytes; regions start and end on multiples of it.
+pub const PAGE_SIZE: u64 = 4096;
+const PAGE: NonZeroUsize = NonZeroUsize::new(PAGE_SIZE as usize).unwrap();
+
+/// A region of guest RAM: a cheap handle, the mapping lives as long as any handle to it.
+#[derive(Clone)]
+pub struct RamRegion {
+    start: GuestAddress,
+    mapping: Arc<Mapping>,
+}
+
+impl RamRegion {
+    /// `len` bytes of zeroed anonymous memory at guest address `start`.
+    ///
+    /// # Errors
+    /// `BadConfig` if `len` is 0, or `start` or `len` is no multiple of [`PAGE_SIZE`], or the end passes 2^64;
+    /// `Host` if it cannot be mapped.
+    pub fn anonymous(start: GuestAddress, len: u64) -> Result<Self> {
+        let size = checked_size(start, len)?;
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        // SAFETY: a new mapping at an address of the kernel's choice aliases nothing.
+        let address = unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), size, RW, flags) };
+        Mapping::own(address.host(|| format!("mapping {len:#x} bytes of guest RAM"))?, size, None)
+            .map(|mapping| Self { start, mapping })
+    }
+
+    /// `len` zeroed bytes of a new memfd, sealed against growing and shrinking from birth.
+    ///
+    /// # Errors
+    /// As for [`anonymous`](Self::anonymous).
+    pub fn memfd(start: GuestAddress, len: u64) -> Result<Self> {
+        let size = checked_size(start, len)?;
+        let file = sealed_memfd(len).context(|| format!("memfd of {len:#x} bytes of guest RAM"))?;
+        let flags = MapFlags::SHARED | MapFlags::NORESERVE;
+        // SAFETY: a new mapping at an address of the kernel's choice aliases nothing, and the seals keep the file from
+        // being truncated under it.
+        let address = unsafe { rustix::mm::mmap(std::ptr::null_mut(), size, RW, flags, &file, 0) };
+        let address = address.host(|| format!("mapping {len:#x} bytes of a memfd"))?;
+        Mapping::own(address, size, Some(file)).map(|mapping| Self { start, mapping })
+    }
+
+    /// `len` bytes of the caller's own memory at `address`, for instance a buffer shared with another component.
+    ///
+    /// It is marked `MADV_DONTFORK` and never unmapped by this library.
+    ///
+    /// # Errors
+    /// `BadConfig` as for [`anonymous`](Self::anonymous), or if `address` is null or not on a page boundary.
+    ///
+    /// # Safety
+    /// The `len` bytes at `address` are mapped readable and writable until the last handle to the region and
+    /// every machine that uses it are gone, and the program makes no reference into them meanwhile: the guest
+    /// may write them at any moment.
+    pub unsafe fn from_raw(start: GuestAddress, address: *mut u8, len: u64) -> Result<Self> {
+        let size = checked_size(start, len)?;
+        if address.is_null() || !(address.addr() as u64).is_multiple_of(PAGE_SIZE) {
+            return Err(Error::bad_config(format!(
+                "caller's RAM at {address:?}: not page-aligned"
+            )));
+        }
+        let raw = RawMapping { address: address.cast(), size, file: None, owner: None };
+        Mapping::new(raw).map(|mapping| Self { start, mapping })
+    }
+
+    /// The first guest address of the region.
+    pub fn start(&self) -> GuestAddress {
+        self.start
+    }
+
+    /// The length in bytes, a multiple of [`PAGE_SIZE`].
+    pub fn len(&self) -> u64 {
+        GuestMemoryRegion::len(self)
+    }
+
+    /// Always false: no region is empty.
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// Where the region is mapped in this process. Only a back end that maps it into a guest has a use for it.
+    pub fn host_address(&self) -> *mut u8 {
+        self.mapping.map.as_ptr()
+    }
+
+    /// The memfd behind the region, if it has one.
+    pub fn file(&self) -> Option<&File> {
+        self.mapping.raw.file.as_ref()
+    }
+}
+
+const RW: ProtFlags = ProtFlags::READ.union(ProtFlags::WRITE);
+
+fn checked_size(start: GuestAddress, len: u64) -> Result<usize> {
+    let what = || format!("RAM region of {len:#x} bytes at guest address {:#x}", start.0);
+    if len == 0 {
+        return Err(Error::bad_config(format!("{}: empty", what())));
+    }
+    if !start.0.is_multiple_of(PAGE_SIZE) || !len.is_multiple_of(PAGE_SIZE) {
+        return Err(Error::bad_config(format!("{}: not a multiple of {PAGE_SIZE} bytes", what())));
+    }
+    if start.0.checked_add(len).is_none() {
+        return Err(Error::bad_config(format!("{}: ends beyond 2^64", what())));
+    }
+    usize::try_from(len).map_err(|_| Error::bad_config(format!("{}: too large", what())))
+}
+
+fn sealed_memfd(len: u64) -> Result<File> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let file = File::from(rustix::fs::memfd_create("guest-ram", flags).host(|| "memfd_create")?);
+    rustix::fs::ftruncate(&file, len).host(|| "ftruncate")?;
+    rustix::fs::fcntl_add_seals(&file, SealFlags::GROW | SealFlags::SHRINK)
+        .host(|| "sealing against grow and shrink")?;
+    Ok(file)
+}
+
+/// A mapping with the volatile access and the write tracking of `vm-memory` on top.
+struct Mapping {
+    /// Views `raw`; declared first, so that it is dropped before the memory is unmapped.
+    map: MmapRegion<AtomicBitmap>,
+    raw: RawMapping,
+}
+
+impl Mapping {
+    fn own(address: *mut libc::c_void, size: usize, file: Option<File>) -> Result<Arc<Self>> {
+        Self::new(RawMapping { address, size, file, owner: Some(Owner::current()) })
+    }
+
+    fn new(raw: RawMapping) -> Result<Arc<Self>> {
+        // SAFETY: `raw` is a mapping of `size` bytes; the advice changes only what a child of fork() sees.
+        unsafe { rustix::mm::madvise(raw.address, raw.size, Advice::LinuxDontFork) }
+            .host(|| "keeping guest RAM out of child processes")?;
+        let bitmap = AtomicBitmap::new(raw.size, PAGE);
+        let builder = MmapRegionBuilder::new_with_bitmap(raw.size, bitmap)
+            .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
+            .with_mmap_flags(libc::MAP_NORESERVE | libc::MAP_SHARED);
+        // SAFETY: `raw` is mapped readable and writable for `size` bytes and outlives `map`: the two are dropped
+        // together, `map` first, or the caller of `from_raw` promised it.
+        let map = unsafe { builder.with_raw_mmap_pointer(raw.address.cast()) }
+            .build()
+            .map_err(|error| Error::internal(format!("viewing guest RAM: {error}")))?;
+        Ok(Arc::new(Self { map, raw }))
+    }
+}
+
+struct RawMapping {
+    address: *mut libc::c_void,
+    size: usize,
+    file: Option<File>,
+    /// The process that mapped it and unmaps it; `None` if it is the caller's.
+    owner: Option<Owner>,
+}
+
+// SAFETY: a `RawMapping` is only an address, never dereferenced here; the memory is not tied to a thread.
+unsafe impl Send for RawMapping {}
+// SAFETY: as above; no method of it changes anything through `&self`.
+unsafe impl Sync for RawMapping {}
+
+impl Drop for RawMapping {
+    fn drop(&mut self) {
+        // A child of fork() does not have the mapping: at its address something of the child's own may lie.
+        if self.owner.is_some_and(Owner::is_current) {
+            // SAFETY: we mapped these bytes, and the last user of them is this one.
+            let unmapped = unsafe { rustix::mm::munmap(self.address, self.size) };
+            if let Err(error) = unmapped {
+                log::error!("unmapping guest RAM at {:?}: {error}", self.address);
+            }
+        }
+    }
+}
+
+impl GuestMemoryRegion for RamRegion {
+    type B = AtomicBitmap;
+
+    fn len(&self) -> GuestUsize {
+        self.mapping.raw.size as GuestUsize
+    }
+
+    fn start_addr(&self) -> GuestAddress {
+        self.start
+    }
+
+    fn bitmap(&self) -> BS<'_, AtomicBitmap> {
+        use vm_memory::bitmap::Bitmap;
+        self.mapping.map.bitmap().slice_at(0)
+    }
+
+    fn get_host_address(&self, at: MemoryRegionAddress) -> guest_memory::Result<*mut u8> {
+        self.get_slice(at, 1).map(|slice| slice.ptr_guard_mut().as_ptr())
+    }
+
+    fn file_offset(&self) -> Option<&FileOffset> {
+        self.mapping.map.file_offset()
+    }
+
+    fn get_slice(
+        &self,
+        at: MemoryRegionAddress,
+        count: usize,
+    ) -> guest_memory::Result<VolatileSlice<'_, BS<'_, AtomicBitmap>>> {
+        let start =
+            usize::try_from(at.0).map_err(|_| guest_memory::Error::InvalidBackendAddress)?;
+        Ok(VolatileMemory::get_slice(&self.mapping.map, start, count)?)
+    }
+}
+
+impl GuestMemoryRegionBytes for RamRegion {}
+
+impl fmt::Display for RamRegion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}..={:#x}", self.start.0, self.last_addr().0)
+    }
+}
+
+impl fmt::Debug for RamRegion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RamRegion({self})")
+    }
+}
