@@ -7,6 +7,7 @@ pub mod arch;
 pub mod bus;
 mod error;
 pub mod exit;
+pub mod hv;
 pub mod irq;
 pub mod memory;
 pub mod persist;

@@ -1,0 +1,397 @@
+//! Making `run` return from another thread or a signal handler, without a race.
+//!
+//! A kick must not be lost if it comes a moment before `run` enters the guest, and must not send its signal to a thread that
+//! has left `run`. One word holds the whole handshake: a kicker announces itself in it, marks the kick, raises the
+//! back end's exit flag, signals the thread if the word said that it is in `run`, and signs off. A thread that leaves `run` waits until
+//! no kicker is between announcing and signing off; the same wait lets a vCPU free the exit flag's memory.
+#![expect(unsafe_code, reason = "the kick signal, and the exit flag in a back end's shared page")]
+
+use std::{
+    fmt,
+    ptr::NonNull,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::SeqCst},
+    },
+};
+
+use crate::{
+    error::{Error, Result},
+    process::Owner,
+};
+
+/// A kick was asked for and not yet reported.
+const PENDING: u32 = 1;
+/// A thread is in `run`; `thread` says which.
+const RUNNING: u32 = 2;
+/// The vCPU is gone, and with it the exit flag.
+const CLOSED: u32 = 4;
+/// Kickers at work are counted from here up.
+const KICKER: u32 = 8;
+
+/// Makes a vCPU's [`run`](super::Vcpu::run) return [`Kicked`](crate::exit::VcpuExit::Kicked).
+///
+/// May be used from any thread and from a signal handler, and outlive the vCPU. A kick while nobody is in `run` makes the next
+/// `run` return at once; several kicks before it returns are one.
+#[derive(Clone)]
+pub struct Kicker(Arc<KickTarget>);
+
+impl Kicker {
+    /// Kicks. Does nothing when the vCPU is gone or, after `fork()`, in the child.
+    pub fn kick(&self) {
+        self.0.kick();
+    }
+}
+
+impl fmt::Debug for Kicker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Kicker({:#x})", self.0.word.load(SeqCst))
+    }
+}
+
+/// The vCPU's end of its [`Kicker`]s.
+pub(crate) struct KickTarget {
+    word: AtomicU32,
+    /// The `pthread_t` in `run`; meaningful while `RUNNING`.
+    thread: AtomicU64,
+    flag: Flag,
+    owner: Owner,
+}
+
+/// What makes the back end look up.
+enum Flag {
+    /// A byte of the back end's own that it polls; the thread never needs a signal.
+    Polled(AtomicU8),
+    /// `kvm_run.immediate_exit`, and a signal gets the thread out of the guest.
+    Signalled(NonNull<AtomicU8>),
+}
+
+// SAFETY: the pointer leads to an atomic that any thread may use; `close` makes sure nobody does after it is gone.
+unsafe impl Send for Flag {}
+// SAFETY: as above.
+unsafe impl Sync for Flag {}
+
+/// What [`KickTarget::enter`] found.
+pub(crate) enum Entry<'a> {
+    /// A kick was waiting: it is taken, do not run.
+    Kicked,
+    /// The thread is on record: run, then leave.
+    Go(Running<'a>),
+}
+
+/// A thread on record as being in `run`; also a panic of a device takes it off.
+pub(crate) struct Running<'a>(&'a KickTarget);
+
+impl Running<'_> {
+    /// Takes the thread off the record. A kick that waits is now reported if `consume`, or kept for the next `run`.
+    pub(crate) fn leave(self, consume: bool) {
+        self.0.leave(consume);
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.leave(false);
+    }
+}
+
+impl KickTarget {
+    /// For a back end that polls [`is_pending`](Self::is_pending).
+    pub(crate) fn polled() -> Arc<Self> {
+        Self::with_flag(Flag::Polled(AtomicU8::new(0)))
+    }
+
+    /// For a back end that leaves the guest on a signal or if `flag` is 1.
+    ///
+    /// # Safety
+    /// `flag` must be valid until [`close`](Self::close) has returned.
+    pub(crate) unsafe fn signalled(flag: NonNull<AtomicU8>) -> Arc<Self> {
+        Self::with_flag(Flag::Signalled(flag))
+    }
+
+    fn with_flag(flag: Flag) -> Arc<Self> {
+        let (word, thread) = (AtomicU32::new(0), AtomicU64::new(0));
+        Arc::new(Self { word, thread, flag, owner: Owner::current() })
+    }
+
+    /// A handle for others.
+    pub(crate) fn kicker(self: &Arc<Self>) -> Kicker {
+        Kicker(Arc::clone(self))
+    }
+
+    fn kick(&self) {
+        if !self.owner.is_current() {
+            return;
+        }
+        let announced = self.word.fetch_add(KICKER, SeqCst);
+        if announced & CLOSED == 0 {
+            let before = self.word.fetch_or(PENDING, SeqCst);
+            self.raise(1);
+            if before & RUNNING != 0
+                && let (Flag::Signalled(_), Some(Ok(signal))) = (&self.flag, SIGNAL.get())
+            {
+                // SAFETY: RUNNING was set after we announced ourselves, so the thread waits for us before it leaves `run`
+                // and the `pthread_t` is that of a live thread. `pthread_kill` is async-signal-safe.
+                unsafe { libc::pthread_kill(self.thread.load(SeqCst), *signal) };
+            }
+        }
+        self.word.fetch_sub(KICKER, SeqCst);
+    }
+
+    /// Puts the calling thread on record as running, unless a kick is waiting.
+    ///
+    /// A kick from here on sets the exit flag after it was cleared here, so the flag stays set until the back end sees it.
+    pub(crate) fn enter(&self) -> Entry<'_> {
+        self.raise(0);
+        // SAFETY: `pthread_self` always succeeds.
+        self.thread.store(unsafe { libc::pthread_self() }, SeqCst);
+        if self.word.fetch_or(RUNNING, SeqCst) & PENDING == 0 {
+            return Entry::Go(Running(self));
+        }
+        self.leave(true);
+        Entry::Kicked
+    }
+
+    /// Takes the thread off the record, after the last kicker that may signal it.
+    fn leave(&self, consume: bool) {
+        let clear = if consume { RUNNING | PENDING } else { RUNNING };
+        self.quiet(|word| word & !clear);
+    }
+
+    /// Whether a kick waits to be reported.
+    pub(crate) fn is_pending(&self) -> bool {
+        self.word.load(SeqCst) & PENDING != 0
+    }
+
+    /// Makes the back end return at its next entry, without a kick: how pending I/O is completed.
+    pub(crate) fn raise_exit_flag(&self) {
+        self.raise(1);
+    }
+
+    /// Ends [`raise_exit_flag`](Self::raise_exit_flag); a kick that came meanwhile keeps the flag.
+    pub(crate) fn lower_exit_flag(&self) {
+        self.raise(0);
+        // A kicker marks PENDING first and raises the flag second: what we may have cleared is seen here.
+        if self.is_pending() {
+            self.raise(1);
+        }
+    }
+
+    /// From its return on, no kicker touches the exit flag.
+    pub(crate) fn close(&self) {
+        // In a child of fork() nobody kicks, and a kicker that was at work in the parent stays in the count for ever.
+        if self.owner.is_current() {
+            self.quiet(|word| word | CLOSED);
+        }
+    }
+
+    /// Changes the word at a moment when no kicker is at work.
+    fn quiet(&self, change: impl Fn(u32) -> u32) {
+        loop {
+            let word = self.word.load(SeqCst);
+            if word >= KICKER {
+                // A kicker holds this for the few instructions of `kick`; it may have been preempted in them.
+                std::thread::yield_now();
+            } else if self.word.compare_exchange(word, change(word), SeqCst, SeqCst).is_ok() {
+                return;
+            }
+        }
+    }
+
+    fn raise(&self, value: u8) {
+        match &self.flag {
+            Flag::Polled(flag) => flag.store(value, SeqCst),
+            // SAFETY: valid until `close` returned, and `close` waits for kickers; `enter` and the rest are the vCPU's own.
+            Flag::Signalled(flag) => unsafe { flag.as_ref() }.store(value, SeqCst),
+        }
+    }
+}
+
+/// The kick signal, once its handler is installed; process-wide, as signal dispositions are.
+static SIGNAL: OnceLock<Result<libc::c_int, String>> = OnceLock::new();
+
+/// Chooses the signal that gets threads out of the guest, and installs its empty handler.
+///
+/// Needed only by programs that use the default, `SIGRTMIN + 7`, for themselves; call it before the first machine runs.
+///
+/// # Errors
+/// `BadConfig` if the signal already has a handler or is none, `WrongState` if another was chosen or used already.
+pub fn set_kick_signal(signal: i32) -> Result<()> {
+    match SIGNAL.get_or_init(|| install(signal)) {
+        Ok(chosen) if *chosen == signal => Ok(()),
+        Ok(chosen) => Err(Error::wrong_state(format!("the kick signal is already {chosen}"))),
+        Err(error) => Err(Error::bad_config(error.as_str())),
+    }
+}
+
+/// The kick signal, its handler installed and unblocked on the calling thread until the guard is dropped.
+pub(crate) fn listen() -> Result<Listening> {
+    match SIGNAL.get_or_init(|| install(libc::SIGRTMIN() + 7)) {
+        Ok(signal) => Ok(Listening::new(*signal)),
+        Err(error) => Err(Error::bad_config(error.as_str())),
+    }
+}
+
+/// The kick signal is unblocked; a thread that had blocked it has it blocked again when this is dropped.
+pub(crate) struct Listening {
+    reblock: Option<libc::sigset_t>,
+}
+
+impl Listening {
+    fn new(signal: libc::c_int) -> Self {
+        // SAFETY: a `sigset_t` is plain bits; each call is given valid pointers to live sets and a valid signal.
+        unsafe {
+            let mut set: libc::sigset_t = std::mem::zeroed();
+            let mut before: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&mut set);
+            libc::sigaddset(&mut set, signal);
+            libc::pthread_sigmask(libc::SIG_UNBLOCK, &set, &mut before);
+            let blocked = libc::sigismember(&before, signal) == 1;
+            Self { reblock: blocked.then_some(set) }
+        }
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        if let Some(set) = &self.reblock {
+            // SAFETY: `set` is a valid set; the old mask is not asked for.
+            unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, set, std::ptr::null_mut()) };
+        }
+    }
+}
+
+/// Blocks every signal but the kick signal on the calling thread: what each thread of ours does first.
+pub(crate) fn block_other_signals() {
+    // SAFETY: a `sigset_t` is plain bits, filled before use; the old mask is not asked for.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&mut set);
+        if let Some(Ok(signal)) = SIGNAL.get() {
+            libc::sigdelset(&mut set, *signal);
+        }
+        libc::pthread_sigmask(libc::SIG_SETMASK, &set, std::ptr::null_mut());
+    }
+}
+
+/// Installs the empty handler, only where there is none.
+fn install(signal: libc::c_int) -> Result<libc::c_int, String> {
+    // Its only purpose is to exist: a signal without a handler would end the process, an ignored one would not interrupt.
+    extern "C" fn nothing(_: libc::c_int) {}
+
+    // SAFETY: a zeroed `sigaction` is valid (default disposition, empty mask); pointers are to live values; the handler
+    // does nothing and is therefore async-signal-safe.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        if libc::sigaction(signal, std::ptr::null(), &mut action) != 0 {
+            return Err(format!("kick signal {signal}: {}", std::io::Error::last_os_error()));
+        }
+        if action.sa_sigaction != libc::SIG_DFL {
+            return Err(format!(
+                "signal {signal} already has a handler: choose another with set_kick_signal() before the first run"
+            ));
+        }
+        let handler: extern "C" fn(libc::c_int) = nothing;
+        action.sa_sigaction = handler as usize;
+        action.sa_flags = libc::SA_ONSTACK | libc::SA_RESTART;
+        if libc::sigaction(signal, &action, std::ptr::null_mut()) != 0 {
+            return Err(format!("kick signal {signal}: {}", std::io::Error::last_os_error()));
+        }
+    }
+    Ok(signal)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_kicked(target: &KickTarget) -> bool {
+        matches!(target.enter(), Entry::Kicked)
+    }
+
+    #[test]
+    fn a_kick_before_entry_is_reported_once() {
+        let target = KickTarget::polled();
+        target.kicker().kick();
+        target.kicker().kick();
+        assert!(is_kicked(&target));
+        assert!(!is_kicked(&target));
+    }
+
+    #[test]
+    fn a_kick_that_is_not_consumed_waits_for_the_next_run() {
+        let target = KickTarget::polled();
+        let Entry::Go(running) = target.enter() else { panic!("nobody kicked") };
+        target.kicker().kick();
+        drop(running);
+        assert!(is_kicked(&target));
+    }
+
+    #[test]
+    fn kicks_from_many_threads_are_never_lost() {
+        let target = KickTarget::polled();
+        let rounds = 2_000;
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                let kicker = target.kicker();
+                scope.spawn(move || (0..rounds).for_each(|_| kicker.kick()));
+            }
+            let mut seen = 0;
+            while seen < rounds {
+                target.kicker().kick();
+                if let Entry::Go(running) = target.enter() {
+                    while !target.is_pending() {
+                        std::hint::spin_loop();
+                    }
+                    running.leave(true);
+                }
+                seen += 1;
+            }
+        });
+    }
+
+    #[test]
+    fn a_kicker_outlives_its_vcpu() {
+        let kicker = {
+            let flag = Box::new(AtomicU8::new(0));
+            // SAFETY: the flag lives until after `close`.
+            let target = unsafe { KickTarget::signalled(NonNull::from(&*flag)) };
+            let kicker = target.kicker();
+            kicker.kick();
+            assert_eq!(flag.load(SeqCst), 1);
+            target.close();
+            kicker
+        };
+        kicker.kick();
+        assert!(format!("{kicker:?}").contains("Kicker"));
+    }
+
+    #[test]
+    fn a_blocked_kick_signal_is_unblocked_only_while_listening() {
+        let blocked = |signal| {
+            // SAFETY: a `sigset_t` is plain bits; only the current mask is read.
+            unsafe {
+                let mut mask: libc::sigset_t = std::mem::zeroed();
+                libc::pthread_sigmask(libc::SIG_BLOCK, std::ptr::null(), &mut mask);
+                libc::sigismember(&mask, signal) == 1
+            }
+        };
+        drop(listen().unwrap());
+        let signal = libc::SIGRTMIN() + 7;
+        std::thread::spawn(move || {
+            // SAFETY: as above; the set is filled before use.
+            unsafe {
+                let mut all: libc::sigset_t = std::mem::zeroed();
+                libc::sigfillset(&mut all);
+                libc::pthread_sigmask(libc::SIG_SETMASK, &all, std::ptr::null_mut());
+            }
+            let listening = listen().unwrap();
+            assert!(!blocked(signal));
+            drop(listening);
+            assert!(blocked(signal));
+        })
+        .join()
+        .unwrap();
+    }
+}
