@@ -9,6 +9,7 @@ mod error;
 pub mod exit;
 pub mod hv;
 pub mod irq;
+pub mod kvm;
 pub mod memory;
 pub mod persist;
 mod process;

@@ -1,0 +1,214 @@
+//! A vCPU of KVM: the loop around KVM_RUN.
+//!
+//! KVM finishes a port or MMIO access only at the next KVM_RUN. Whenever `run` returns, that has happened: either the return is an EINTR, which
+//! KVM gives only between instructions, or the access is completed first by entering once more with `immediate_exit` set.
+#![expect(unsafe_code, reason = "tells the kicker where the exit flag is")]
+
+use std::{ops::ControlFlow, sync::Arc};
+
+use kvm_bindings::CpuId;
+use kvm_ioctls::VcpuFd;
+
+use super::{
+    convert,
+    run_page::{Exit, Mmio, Port, RunPage},
+    state,
+    vm::VmState,
+};
+use crate::{
+    arch::{CpuModel, CpuState, Feature, Regs, SystemRegs, VcpuId},
+    error::{Context, Error, HostResult, Result},
+    exit::{CONTINUE, Fault, FaultKind, Flow, VcpuExit},
+    hv::{Entry, GuestIo, KickTarget, Kicker, Vcpu, listen},
+};
+
+/// One vCPU.
+pub(super) struct KvmVcpu {
+    id: VcpuId,
+    pub(super) fd: VcpuFd,
+    page: RunPage,
+    kick: Arc<KickTarget>,
+    pub(super) vm: Arc<VmState>,
+}
+
+/// What one KVM_RUN came to.
+enum Entered {
+    /// An exit is in the run page.
+    Exit,
+    /// EINTR: `immediate_exit` or a signal.
+    Interrupted,
+}
+
+impl KvmVcpu {
+    pub(super) fn new(vm: Arc<VmState>, id: VcpuId, cpu: &CpuModel) -> Result<Self> {
+        let fd = vm.fd.create_vcpu(u64::from(id.0)).map_err(|error| match error.errno() {
+            libc::EEXIST => Error::bad_config(format!("{id} exists already")),
+            errno => Error::host(format!("creating {id}"), errno),
+        })?;
+        let page = RunPage::map(&fd, vm.fd.run_size())?;
+        // SAFETY: the flag is valid while the page is mapped, and `drop` closes the target before it unmaps the page.
+        let kick = unsafe { KickTarget::signalled(page.exit_flag()) };
+        let vcpu = Self { id, fd, page, kick, vm };
+        vcpu.set_cpuid(cpu)?;
+        Ok(vcpu)
+    }
+
+    fn set_cpuid(&self, cpu: &CpuModel) -> Result<()> {
+        let mut leaves = cpu.for_vcpu(self.id, self.vm.config.vcpus);
+        if self.vm.config.irq.is_none() {
+            let apic = [Feature::APIC, Feature::X2APIC, Feature::TSC_DEADLINE];
+            let model = CpuModel::from_leaves(leaves);
+            leaves = apic.into_iter().fold(model, CpuModel::without).into_leaves();
+        }
+        let entries: Vec<_> = leaves.iter().map(convert::cpuid_to_kvm).collect();
+        let entries = CpuId::from_entries(&entries).map_err(|_| {
+            Error::bad_config(format!("{} CPUID leaves are too many", leaves.len()))
+        })?;
+        self.fd.set_cpuid2(&entries).host(|| format!("setting the CPUID of {}", self.id))
+    }
+
+    fn run_loop(&mut self, io: &dyn GuestIo) -> Result<VcpuExit> {
+        loop {
+            let exit = match self.enter()? {
+                Entered::Interrupted if self.kick.is_pending() => return Ok(VcpuExit::Kicked),
+                Entered::Interrupted => return Ok(VcpuExit::Interrupted),
+                Entered::Exit => self.page.exit(),
+            };
+            match exit {
+                Exit::Port(mut access) => {
+                    if let ControlFlow::Break(exit) = port_access(&mut access, io) {
+                        return self.complete(exit, io);
+                    }
+                }
+                Exit::Mmio(mut access) => {
+                    if let ControlFlow::Break(exit) = mmio_access(&mut access, io) {
+                        return self.complete(exit, io);
+                    }
+                }
+                Exit::Fault(kind) => return Ok(VcpuExit::Fault(self.fault(kind))),
+                Exit::Halted => return Ok(VcpuExit::Halted),
+                Exit::PowerOff => return Ok(VcpuExit::PowerOff(0)),
+                Exit::Reset => return Ok(VcpuExit::Reset),
+            }
+        }
+    }
+
+    /// KVM_RUN, once.
+    fn enter(&mut self) -> Result<Entered> {
+        loop {
+            match self.fd.run().map(|_| ()).map_err(|error| error.errno()) {
+                Ok(()) => return Ok(Entered::Exit),
+                Err(libc::EINTR) => return Ok(Entered::Interrupted),
+                // An application processor has just seen its INIT or SIPI.
+                Err(libc::EAGAIN) => {}
+                Err(errno) => return Err(Error::host(format!("running {}", self.id), errno)),
+            }
+        }
+    }
+
+    /// Lets KVM finish the access that a device answered with `exit`, and whatever further ones the instruction makes.
+    fn complete(&mut self, exit: VcpuExit, io: &dyn GuestIo) -> Result<VcpuExit> {
+        self.kick.raise_exit_flag();
+        let completed = loop {
+            match self.enter() {
+                Err(error) => break Err(error),
+                Ok(Entered::Interrupted) => break Ok(exit),
+                Ok(Entered::Exit) => {}
+            }
+            // The rest of a split access or of a string: its devices answer too, but the first `Break` stands.
+            let _ = match self.page.exit() {
+                Exit::Port(mut access) => port_access(&mut access, io),
+                Exit::Mmio(mut access) => mmio_access(&mut access, io),
+                // The instruction ended in a fault or the like; the next `run` meets it again.
+                _ => break Ok(exit),
+            };
+        };
+        self.kick.lower_exit_flag();
+        completed
+    }
+
+    fn fault(&self, kind: FaultKind) -> Fault {
+        Fault::new(kind, self.fd.get_regs().ok().map(|regs| regs.rip))
+    }
+}
+
+fn mmio_access(access: &mut Mmio<'_>, io: &dyn GuestIo) -> Flow {
+    match access.write {
+        true => io.mmio_write(access.at, access.data),
+        false => io.mmio_read(access.at, access.data),
+    }
+}
+
+/// Answers each element of a port access; the first `Break` stands, but the guest sees all of them.
+fn port_access(access: &mut Port<'_>, io: &dyn GuestIo) -> Flow {
+    let mut flow = CONTINUE;
+    for element in access.data.chunks_exact_mut(access.width.max(1)) {
+        let answer = match access.out {
+            true => io.port_out(access.port, element),
+            false => io.port_in(access.port, element),
+        };
+        if flow.is_continue() {
+            flow = answer;
+        }
+    }
+    flow
+}
+
+impl Vcpu for KvmVcpu {
+    fn run(&mut self, io: &dyn GuestIo) -> Result<VcpuExit> {
+        self.vm.owner.check()?;
+        let _listening = listen()?;
+        let kick = Arc::clone(&self.kick);
+        let Entry::Go(running) = kick.enter() else { return Ok(VcpuExit::Kicked) };
+        let exit = self.run_loop(io);
+        running.leave(matches!(exit, Ok(VcpuExit::Kicked)));
+        exit
+    }
+
+    fn kicker(&self) -> Kicker {
+        self.kick.kicker()
+    }
+
+    fn regs(&self) -> Result<Regs> {
+        self.vm.owner.check()?;
+        let regs = self.fd.get_regs().host(|| format!("reading the registers of {}", self.id))?;
+        Ok(convert::regs_from_kvm(&regs))
+    }
+
+    fn set_regs(&mut self, regs: &Regs) -> Result<()> {
+        self.vm.owner.check()?;
+        self.fd
+            .set_regs(&convert::regs_to_kvm(regs))
+            .host(|| format!("setting the registers of {}", self.id))
+    }
+
+    fn system_regs(&self) -> Result<SystemRegs> {
+        self.vm.owner.check()?;
+        let regs =
+            self.fd.get_sregs().host(|| format!("reading the system registers of {}", self.id))?;
+        Ok(convert::system_from_kvm(&regs))
+    }
+
+    fn set_system_regs(&mut self, regs: &SystemRegs) -> Result<()> {
+        self.vm.owner.check()?;
+        self.fd
+            .set_sregs(&convert::system_to_kvm(regs))
+            .host(|| format!("setting the system registers of {}", self.id))
+    }
+
+    fn state(&self) -> Result<CpuState> {
+        self.vm.owner.check()?;
+        state::save(self).context(|| format!("saving {}", self.id))
+    }
+
+    fn set_state(&mut self, state: &CpuState) -> Result<()> {
+        self.vm.owner.check()?;
+        state::restore(self, state).context(|| format!("restoring {}", self.id))
+    }
+}
+
+impl Drop for KvmVcpu {
+    fn drop(&mut self) {
+        self.kick.close();
+    }
+}
