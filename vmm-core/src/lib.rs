@@ -4,6 +4,7 @@
 compile_error!("vmm-core runs on x86-64 Linux hosts only");
 
 pub mod arch;
+pub mod boot;
 pub mod bus;
 mod error;
 pub mod exit;

@@ -1,0 +1,183 @@
+//! Flat images: bytes that go to one address and are entered at one address.
+
+use super::{BoardInfo, Entry, Loader};
+use crate::{
+    arch::{DescriptorTable, Regs, Segment, SystemRegs, cr0, cr4, efer, paging, rflags},
+    error::{Context, Error, Result},
+    memory::{GuestAddress, GuestMemory},
+};
+
+/// Where the tables of a long-mode guest lie: a GDT, then page tables that map 4 GiB one to one.
+const GDT: u64 = 0x1000;
+const PAGE_TABLES: u64 = 0x2000;
+const TABLES_END: u64 = PAGE_TABLES + paging::IDENTITY_SIZE;
+
+/// Where an image goes and starts unless it is said otherwise: 64 KiB for long mode.
+const LONG_MODE_AT: u64 = 0x1_0000;
+/// And right behind the BIOS data area for real mode, where boot sectors go too.
+const REAL_MODE_AT: u64 = 0x7c00;
+
+/// The selectors of the GDT a long-mode guest starts with.
+const CODE: u16 = 0x08;
+const DATA: u16 = 0x10;
+const TASK: u16 = 0x18;
+
+/// A flat binary, as `objcopy -O binary` makes it.
+///
+/// Whatever the mode, interrupts are off, RSP is right below the image (it may push at once), and the registers are zero except as
+/// set with [`arguments`](Self::arguments).
+#[derive(Clone, Debug)]
+pub struct Flat {
+    image: Vec<u8>,
+    at: GuestAddress,
+    entry: u64,
+    mode: Mode,
+    arguments: [u64; 3],
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    Real,
+    Long,
+}
+
+impl Flat {
+    /// For long mode at ring 0: loaded and entered at 0x10000, the first 4 GiB mapped one to one and writable. The GDT (code
+    /// 0x08, data 0x10) and the page tables lie from 0x1000 to 0x8000.
+    pub fn long_mode(image: impl Into<Vec<u8>>) -> Self {
+        Self::new(image.into(), LONG_MODE_AT, Mode::Long)
+    }
+
+    /// For real mode: loaded and entered at 0x7C00, all segments 0.
+    pub fn real_mode(image: impl Into<Vec<u8>>) -> Self {
+        Self::new(image.into(), REAL_MODE_AT, Mode::Real)
+    }
+
+    fn new(image: Vec<u8>, at: u64, mode: Mode) -> Self {
+        Self { image, at: GuestAddress(at), entry: at, mode, arguments: [0; 3] }
+    }
+
+    /// Loads the image at `at` instead, and enters it there.
+    #[must_use]
+    pub fn at(self, at: GuestAddress) -> Self {
+        Self { at, entry: at.0, ..self }
+    }
+
+    /// Enters the image at address `entry` instead of its first byte.
+    #[must_use]
+    pub fn entry(self, entry: GuestAddress) -> Self {
+        Self { entry: entry.0, ..self }
+    }
+
+    /// Sets RDI, RSI and RDX: the first three integer arguments of a C function.
+    #[must_use]
+    pub fn arguments(self, arguments: [u64; 3]) -> Self {
+        Self { arguments, ..self }
+    }
+
+    fn check(&self) -> Result<()> {
+        let bad = |why: String| Err(Error::bad_image(format!("flat image: {why}")));
+        if self.image.is_empty() {
+            return bad("empty".into());
+        }
+        let Some(end) = self.at.0.checked_add(self.image.len() as u64) else {
+            return bad(format!("{} bytes at {:#x} pass 2^64", self.image.len(), self.at.0));
+        };
+        if !(self.at.0..end).contains(&self.entry) {
+            return bad(format!("entry {:#x} is outside {:#x}..{end:#x}", self.entry, self.at.0));
+        }
+        match self.mode {
+            Mode::Real if end > 0x1_0000 => {
+                bad(format!("real mode with segments 0 reaches 64 KiB, the image ends at {end:#x}"))
+            }
+            Mode::Long if self.at.0 < TABLES_END => bad(format!(
+                "at {:#x}, but the tables of long mode lie below {TABLES_END:#x}",
+                self.at.0
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn regs(&self) -> Regs {
+        let [rdi, rsi, rdx] = self.arguments;
+        let rsp = self.at.0;
+        Regs { rip: self.entry, rsp, rdi, rsi, rdx, rflags: rflags::FIXED, ..Regs::default() }
+    }
+}
+
+impl Loader for Flat {
+    fn load(&self, memory: &GuestMemory, _: &BoardInfo) -> Result<Entry> {
+        self.check()?;
+        memory.write(self.at, &self.image).context(|| "flat image")?;
+        let system = match self.mode {
+            Mode::Real => SystemRegs::real_mode(),
+            Mode::Long => long_mode(memory)?,
+        };
+        Ok(Entry { regs: self.regs(), system })
+    }
+}
+
+/// Writes GDT and page tables and gives the registers that use them.
+fn long_mode(memory: &GuestMemory) -> Result<SystemRegs> {
+    let (code, data) = (Segment::code64(CODE, 0), Segment::data(DATA, 0));
+    let task = Segment::task(TASK, 0, 0x67);
+    // The descriptor of a 64-bit TSS takes two entries; the upper half of its base is 0.
+    let gdt = [0, code.descriptor(), data.descriptor(), task.descriptor(), 0];
+    write_words(memory, GDT, &gdt)?;
+    write_words(memory, PAGE_TABLES, &paging::identity_map(PAGE_TABLES, paging::WRITABLE))?;
+    Ok(SystemRegs {
+        cs: code,
+        ds: data,
+        es: data,
+        fs: data,
+        gs: data,
+        ss: data,
+        tr: task,
+        gdt: DescriptorTable { base: GDT, limit: size_of_val(&gdt) as u16 - 1 },
+        cr0: cr0::PE | cr0::MP | cr0::ET | cr0::NE | cr0::WP | cr0::PG,
+        cr3: PAGE_TABLES,
+        cr4: cr4::PAE | cr4::OSFXSR | cr4::OSXMMEXCPT,
+        efer: efer::LME | efer::LMA,
+        ..SystemRegs::real_mode()
+    })
+}
+
+fn write_words(memory: &GuestMemory, at: u64, words: &[u64]) -> Result<()> {
+    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    memory.write(GuestAddress(at), &bytes).context(|| "tables for long mode")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ErrorKind;
+
+    fn load(flat: &Flat) -> Result<Entry> {
+        flat.load(&GuestMemory::anonymous(1 << 20)?, &BoardInfo::new(1))
+    }
+
+    #[test]
+    fn an_image_that_fits_is_entered_where_it_says() {
+        let flat = Flat::long_mode([0x90; 16]).entry(GuestAddress(0x1_0008)).arguments([1, 2, 3]);
+        let entry = load(&flat).unwrap();
+        assert_eq!((entry.regs.rip, entry.regs.rsp, entry.regs.rsi), (0x1_0008, 0x1_0000, 2));
+        assert!(entry.system.cs.long);
+        assert!(!load(&Flat::real_mode([0x90])).unwrap().system.cs.long);
+    }
+
+    #[test]
+    fn images_that_do_not_fit_are_refused() {
+        let cases = [
+            Flat::long_mode([]),
+            Flat::long_mode([0; 16]).at(GuestAddress(0x7000)),
+            Flat::long_mode([0; 16]).at(GuestAddress(u64::MAX)),
+            Flat::long_mode([0; 16]).entry(GuestAddress(0x1_0010)),
+            Flat::real_mode([0; 16]).at(GuestAddress(0xfff8)),
+        ];
+        for flat in cases {
+            assert_eq!(load(&flat).unwrap_err().kind(), ErrorKind::BadImage, "{flat:?}");
+        }
+        let beyond = Flat::long_mode([0; 16]).at(GuestAddress((1 << 20) - 8));
+        assert_eq!(load(&beyond).unwrap_err().kind(), ErrorKind::GuestMemory);
+    }
+}

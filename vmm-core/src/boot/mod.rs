@@ -1,0 +1,47 @@
+//! From an image to bytes in guest memory and the state a vCPU starts in.
+//!
+//! A loader sees memory and what the board looks like; never a hypervisor or a device. What it loads may come from anywhere:
+//! each length and address is checked, and a bad image is an error that names what is wrong.
+
+mod flat;
+
+pub use flat::Flat;
+
+use crate::{
+    arch::{Regs, SystemRegs},
+    error::Result,
+    memory::GuestMemory,
+};
+
+/// What a loader is told about the machine beside its memory.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct BoardInfo {
+    /// The number of vCPUs.
+    pub vcpus: u32,
+}
+
+impl BoardInfo {
+    /// A board with that many vCPUs.
+    pub fn new(vcpus: u32) -> Self {
+        Self { vcpus }
+    }
+}
+
+/// Where and how the first vCPU starts.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// General-purpose registers; `rip` is the entry point.
+    pub regs: Regs,
+    /// The mode: segments, control registers, tables. CR8 and the APIC base are left as the back end made them.
+    pub system: SystemRegs,
+}
+
+/// Turns an image into bytes in memory and an entry state.
+pub trait Loader: Send {
+    /// Puts the image into `memory`.
+    ///
+    /// # Errors
+    /// `BadImage` if the image is malformed or does not fit.
+    fn load(&self, memory: &GuestMemory, board: &BoardInfo) -> Result<Entry>;
+}
