@@ -1,0 +1,183 @@
+//! How often a machine left its guest, why, and for which device; on request, how long that took.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Instant,
+};
+
+/// What a machine records of its exits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accounting {
+    /// How many.
+    Counts,
+    /// How many, and for how long the host worked on them. Reads the clock twice an exit.
+    Times,
+}
+
+/// Why a vCPU left the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Reason {
+    /// A load outside RAM.
+    MmioRead,
+    /// A store outside RAM.
+    MmioWrite,
+    /// An IN instruction, or one element of a string input.
+    PortIn,
+    /// An OUT instruction, or one element of a string output.
+    PortOut,
+    /// `run` of a vCPU returned, for whatever reason.
+    Return,
+}
+
+impl Reason {
+    /// All of them, in the order of their values.
+    pub const ALL: [Self; 5] =
+        [Self::MmioRead, Self::MmioWrite, Self::PortIn, Self::PortOut, Self::Return];
+}
+
+/// How many exits, and how long they took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    /// The number of exits.
+    pub exits: u64,
+    /// Nanoseconds of host time; 0 unless [`Accounting::Times`].
+    pub nanoseconds: u64,
+}
+
+/// The exits of a machine since it was built.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ExitReport {
+    /// By reason; those that did not occur are left out.
+    pub reasons: Vec<(Reason, Count)>,
+    /// By device, in the order they were plugged; those that were not accessed are left out.
+    pub devices: Vec<(String, Count)>,
+}
+
+/// The counters of one machine.
+#[derive(Debug)]
+pub(super) struct Account {
+    accounting: Accounting,
+    reasons: [Counter; Reason::ALL.len()],
+    /// Locked while devices are plugged and for a report, never on an exit.
+    devices: Mutex<Vec<(Arc<str>, Arc<Counter>)>>,
+}
+
+impl Account {
+    pub(super) fn new(accounting: Accounting) -> Self {
+        let reasons = Reason::ALL.map(|_| Counter::new(accounting));
+        Self { accounting, reasons, devices: Mutex::default() }
+    }
+
+    /// The counter of one reason.
+    pub(super) fn reason(&self, reason: Reason) -> &Counter {
+        &self.reasons[reason as usize]
+    }
+
+    /// The counter of one device; its windows share it.
+    pub(super) fn device(&self, name: &Arc<str>) -> Arc<Counter> {
+        let mut devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, counter)) = devices.iter().find(|(known, _)| Arc::ptr_eq(known, name)) {
+            return Arc::clone(counter);
+        }
+        let counter = Arc::new(Counter::new(self.accounting));
+        devices.push((Arc::clone(name), Arc::clone(&counter)));
+        counter
+    }
+
+    pub(super) fn report(&self) -> ExitReport {
+        let devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
+        let reasons = Reason::ALL.map(|reason| (reason, self.reason(reason).count()));
+        let devices = devices.iter().map(|(name, counter)| (name.to_string(), counter.count()));
+        ExitReport {
+            reasons: reasons.into_iter().filter(|(_, count)| count.exits > 0).collect(),
+            devices: devices.filter(|(_, count)| count.exits > 0).collect(),
+        }
+    }
+}
+
+/// A counter that vCPU threads share.
+#[derive(Debug)]
+pub(super) struct Counter {
+    accounting: Accounting,
+    exits: AtomicU64,
+    nanoseconds: AtomicU64,
+}
+
+impl Counter {
+    fn new(accounting: Accounting) -> Self {
+        Self { accounting, exits: AtomicU64::new(0), nanoseconds: AtomicU64::new(0) }
+    }
+
+    /// Counts one exit without a time.
+    pub(super) fn add(&self) {
+        self.exits.fetch_add(1, Relaxed);
+    }
+
+    /// Counts one exit, and the time `work` takes if times are kept.
+    pub(super) fn around<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.add();
+        match self.accounting {
+            Accounting::Counts => work(),
+            Accounting::Times => {
+                let start = Instant::now();
+                let result = work();
+                let took = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+                self.nanoseconds.fetch_add(took, Relaxed);
+                result
+            }
+        }
+    }
+
+    fn count(&self) -> Count {
+        Count { exits: self.exits.load(Relaxed), nanoseconds: self.nanoseconds.load(Relaxed) }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::MmioRead => "mmio read",
+            Self::MmioWrite => "mmio write",
+            Self::PortIn => "port in",
+            Self::PortOut => "port out",
+            Self::Return => "return",
+        })
+    }
+}
+
+impl fmt::Display for ExitReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let reasons = self.reasons.iter().map(|(reason, count)| (reason.to_string(), count));
+        let devices = self.devices.iter().map(|(name, count)| (format!("device {name}"), count));
+        for (what, count) in reasons.chain(devices) {
+            writeln!(f, "{what:24} {:12} exits {:12} ns", count.exits, count.nanoseconds)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_of_one_device_share_a_counter() {
+        let account = Account::new(Accounting::Times);
+        let (a, b): (Arc<str>, Arc<str>) = ("uart".into(), "uart".into());
+        account.device(&a).around(|| ());
+        account.device(&a).around(|| ());
+        account.device(&b).around(|| ());
+        account.reason(Reason::PortOut).add();
+        let report = account.report();
+        let counts: Vec<_> =
+            report.devices.iter().map(|(name, c)| (name.as_str(), c.exits)).collect();
+        assert_eq!(counts, [("uart", 2), ("uart", 1)]);
+        assert_eq!(report.reasons.len(), 1);
+        assert!(report.to_string().contains("port out"));
+    }
+}

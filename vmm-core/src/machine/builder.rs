@@ -1,0 +1,166 @@
+//! From a description to a machine, in phases: check, VM, memory, board, image, vCPUs.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex},
+};
+
+use super::{Account, Accounting, Board, Control, Device, Machine, Slot};
+use crate::{
+    arch::{CpuModel, SystemRegs, VcpuId},
+    boot::{BoardInfo, Entry, Loader},
+    error::{Context, Error, Result},
+    hv::{Hypervisor, IrqConfig, MemorySlot, Vcpu, Vm, VmConfig},
+    memory::GuestMemory,
+};
+
+/// The description of a machine. Hypervisor, memory and something to boot must be given; the rest has defaults: one vCPU, the
+/// hypervisor's processor, a PC's interrupt controllers, no devices.
+#[derive(Default)]
+#[must_use]
+pub struct Builder {
+    hypervisor: Option<Arc<dyn Hypervisor>>,
+    memory: Option<Memory>,
+    boot: Option<Box<dyn Loader>>,
+    devices: Vec<Box<dyn Device>>,
+    config: VmConfig,
+    cpu: Option<CpuModel>,
+    accounting: Option<Accounting>,
+}
+
+enum Memory {
+    Size(u64),
+    Given(GuestMemory),
+}
+
+impl Builder {
+    /// What runs the vCPUs: a choice of [`host::best`](crate::host::best), a [`Kvm`](crate::kvm::Kvm), or another.
+    pub fn hypervisor(mut self, hypervisor: impl Into<Arc<dyn Hypervisor>>) -> Self {
+        self.hypervisor = Some(hypervisor.into());
+        self
+    }
+
+    /// Zeroed RAM of `size` bytes, a multiple of 4096; what passes 3 GiB continues above 4 GiB.
+    pub fn memory(mut self, size: u64) -> Self {
+        self.memory = Some(Memory::Size(size));
+        self
+    }
+
+    /// RAM that was made elsewhere.
+    pub fn guest_memory(mut self, memory: GuestMemory) -> Self {
+        self.memory = Some(Memory::Given(memory));
+        self
+    }
+
+    /// The number of vCPUs; 1 unless said otherwise.
+    pub fn vcpus(mut self, count: u32) -> Self {
+        self.config.vcpus = count;
+        self
+    }
+
+    /// The processor the guest sees; [`Caps::cpu`](crate::hv::Caps::cpu) unless said otherwise.
+    pub fn cpu(mut self, cpu: CpuModel) -> Self {
+        self.cpu = Some(cpu);
+        self
+    }
+
+    /// The interrupt controllers; `None` for a guest that needs none, whose HLT ends the run.
+    pub fn interrupts(mut self, irq: Option<IrqConfig>) -> Self {
+        self.config.irq = irq;
+        self
+    }
+
+    /// What to boot.
+    pub fn boot(mut self, loader: impl Loader + 'static) -> Self {
+        self.boot = Some(Box::new(loader));
+        self
+    }
+
+    /// One more device. Devices are plugged in the order they are given.
+    pub fn device(mut self, device: impl Device + 'static) -> Self {
+        self.devices.push(Box::new(device));
+        self
+    }
+
+    /// Keeps an account of exits, for [`Machine::exits`]. Costs an atomic addition or two an exit, with times two looks at the clock.
+    pub fn account(mut self, accounting: Accounting) -> Self {
+        self.accounting = Some(accounting);
+        self
+    }
+
+    /// Makes the machine; its guest has executed nothing yet.
+    ///
+    /// # Errors
+    /// `BadConfig` if something is missing, out of range or overlaps; `BadImage` from the loader; what a device gave, with its name; `Host` if
+    /// the hypervisor fails. Nothing stays behind.
+    pub fn build(self) -> Result<Machine> {
+        let missing = |what| Error::bad_config(format!("machine without {what}"));
+        let hypervisor = self.hypervisor.ok_or_else(|| missing("a hypervisor"))?;
+        let memory = self.memory.ok_or_else(|| missing("memory"))?;
+        let loader = self.boot.ok_or_else(|| missing("anything to boot"))?;
+        let caps = hypervisor.caps();
+        check_vcpus(self.config.vcpus, hypervisor.name(), caps.max_vcpus)?;
+
+        let memory = match memory {
+            Memory::Size(size) => GuestMemory::anonymous(size).context(|| "guest memory")?,
+            Memory::Given(memory) => memory,
+        };
+        let vm = hypervisor.create_vm(&self.config)?;
+        for region in memory.regions() {
+            vm.map(MemorySlot::whole(region))?;
+        }
+        let account = self.accounting.map(|accounting| Arc::new(Account::new(accounting)));
+        let mut board = Board::new(vm.irqs(), account.clone());
+        for device in self.devices {
+            plug(device, &mut board, &memory)?;
+        }
+        let entry = loader.load(&memory, &BoardInfo::new(self.config.vcpus))?;
+        let cpu = self.cpu.as_ref().unwrap_or(&caps.cpu);
+        let vcpus = create_vcpus(&*vm, self.config.vcpus, cpu, &entry)?;
+        let control = Arc::new(Control::new());
+        control.set_kickers(vcpus.iter().map(|vcpu| vcpu.kicker()).collect());
+        Ok(Machine { vcpus: Mutex::new(vcpus), board, memory, account, control })
+    }
+}
+
+fn check_vcpus(count: u32, hypervisor: &str, max: u32) -> Result<()> {
+    match count {
+        0 => Err(Error::bad_config("machine with 0 vCPUs")),
+        n if n > max => Err(Error::bad_config(format!(
+            "machine with {n} vCPUs: {hypervisor} on this host has at most {max}"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn plug(device: Box<dyn Device>, board: &mut Board, memory: &GuestMemory) -> Result<()> {
+    let name = device.name().to_owned();
+    device.plug(&mut Slot::new(board, memory, &name)).context(|| format!("device '{name}'"))
+}
+
+/// Makes the vCPUs and puts the first one at the entry.
+fn create_vcpus(
+    vm: &dyn Vm,
+    count: u32,
+    cpu: &CpuModel,
+    entry: &Entry,
+) -> Result<Vec<Box<dyn Vcpu>>> {
+    let mut vcpus = (0..count)
+        .map(|id| vm.create_vcpu(VcpuId(id), cpu).context(|| VcpuId(id)))
+        .collect::<Result<Vec<_>>>()?;
+    if let Some(first) = vcpus.first_mut() {
+        let made = first.system_regs()?;
+        let system = SystemRegs { cr8: made.cr8, apic_base: made.apic_base, ..entry.system };
+        first.set_system_regs(&system).context(|| "entry state")?;
+        first.set_regs(&entry.regs).context(|| "entry state")?;
+    }
+    Ok(vcpus)
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let devices: Vec<_> = self.devices.iter().map(|device| device.name()).collect();
+        let mut shown = f.debug_struct("Builder");
+        shown.field("config", &self.config).field("devices", &devices).finish_non_exhaustive()
+    }
+}

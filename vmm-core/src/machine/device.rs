@@ -1,0 +1,110 @@
+//! What a device is to a machine, and what a machine grants it.
+//!
+//! A [`Device`] is plugged into a [`Slot`] while the machine is built. The slot hands out places on the buses, interrupt lines and memory;
+//! the device keeps what it is given and is passive from then on. Where a device sits is the board's to decide:
+//! devices of a PC ask for their [`Legacy`] place, others for any window.
+
+use std::sync::Arc;
+
+use super::board::{Board, Legacy};
+use crate::{
+    bus::BusDevice,
+    error::{Error, Result},
+    irq::{Gsi, IrqLine},
+    memory::{GuestAddress, GuestMemory},
+};
+
+/// A device to be plugged into a machine.
+pub trait Device: Send {
+    /// What errors and statistics call it, such as `serial`.
+    fn name(&self) -> &str;
+
+    /// Takes its places in the machine. Called once, while the machine is built.
+    ///
+    /// # Errors
+    /// What the slot gave, or that the device cannot work here.
+    fn plug(self: Box<Self>, slot: &mut Slot<'_>) -> Result<()>;
+}
+
+/// What a machine grants the device that is being plugged.
+#[derive(Debug)]
+pub struct Slot<'a> {
+    board: &'a mut Board,
+    memory: &'a GuestMemory,
+    name: Arc<str>,
+}
+
+/// A place on the MMIO or the port bus.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place<A> {
+    /// Wherever there is room.
+    Any,
+    /// From this address on.
+    At(A),
+}
+
+impl<'a> Slot<'a> {
+    pub(super) fn new(board: &'a mut Board, memory: &'a GuestMemory, name: &str) -> Self {
+        Self { board, memory, name: name.into() }
+    }
+
+    /// The guest's memory.
+    pub fn memory(&self) -> &GuestMemory {
+        self.memory
+    }
+
+    /// Puts `device` on the port bus from port `start` on, for `len` ports.
+    ///
+    /// # Errors
+    /// `BadConfig` if the window is empty, passes port 0xFFFF or overlaps another.
+    pub fn ports(&mut self, start: u16, len: u16, device: Arc<dyn BusDevice>) -> Result<()> {
+        self.board.add_ports(&self.name, u64::from(start), u64::from(len), 0, device)
+    }
+
+    /// Puts `device` on the MMIO bus for `len` bytes; returns where.
+    ///
+    /// # Errors
+    /// `BadConfig` if the window is empty, overlaps another or RAM, or there is no room.
+    pub fn mmio(
+        &mut self,
+        place: Place<GuestAddress>,
+        len: u64,
+        device: Arc<dyn BusDevice>,
+    ) -> Result<GuestAddress> {
+        self.board.add_mmio(&self.name, place, len, self.memory, device)
+    }
+
+    /// An interrupt line of the device's own, edge-triggered.
+    ///
+    /// # Errors
+    /// `BadConfig` if the line is taken or out of range, or none is free; `Unsupported` if the machine has no interrupt controllers.
+    pub fn irq(&mut self, place: Place<Gsi>) -> Result<IrqLine> {
+        self.board.add_irq(&self.name, place)
+    }
+
+    /// Takes a place that a PC has for such a device: `make` gets the interrupt line and makes the device.
+    ///
+    /// On a machine without interrupt controllers the line is not connected.
+    ///
+    /// # Errors
+    /// `BadConfig` if all such places are taken.
+    pub fn legacy(
+        &mut self,
+        legacy: Legacy,
+        make: impl FnOnce(IrqLine) -> Arc<dyn BusDevice>,
+    ) -> Result<()> {
+        let (windows, irq) = self.board.find_legacy(legacy).ok_or_else(|| {
+            Error::bad_config(format!("{}: the board's places for {legacy} are taken", self.name))
+        })?;
+        let line = match irq {
+            Some(gsi) if self.board.has_irqs() => self.irq(Place::At(gsi))?,
+            _ => IrqLine::unconnected(),
+        };
+        let device = make(line);
+        let base = windows.first().map_or(0, |(start, _)| *start);
+        windows.iter().try_for_each(|&(start, len)| {
+            let (offset, device) = (u64::from(start - base), Arc::clone(&device));
+            self.board.add_ports(&self.name, start.into(), len.into(), offset, device)
+        })
+    }
+}
