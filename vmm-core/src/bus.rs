@@ -64,23 +64,27 @@ impl<D: LockedDevice> BusDevice for Locked<D> {
 }
 
 /// One device's window on a bus.
-#[derive(Clone)]
-struct Window {
+struct Window<D: ?Sized> {
     first: u64,
     last: u64,
     /// The offset of `first` within the device, for devices with several windows.
     offset: u64,
-    device: Arc<dyn BusDevice>,
+    device: Arc<D>,
 }
 
-/// An address space of device windows.
-#[derive(Clone, Default)]
-pub struct Bus {
+/// An address space of device windows; of devices of one type, if that is known.
+pub struct Bus<D: ?Sized = dyn BusDevice> {
     /// In ascending order, disjoint.
-    windows: Vec<Window>,
+    windows: Vec<Window<D>>,
 }
 
-impl Bus {
+impl<D: ?Sized> Default for Bus<D> {
+    fn default() -> Self {
+        Self { windows: Vec::new() }
+    }
+}
+
+impl<D: BusDevice + ?Sized> Bus<D> {
     /// A bus with nothing on it.
     pub fn new() -> Self {
         Self::default()
@@ -90,7 +94,7 @@ impl Bus {
     ///
     /// # Errors
     /// `BadConfig` if `len` is 0, the window passes the end of the address space, or it overlaps another.
-    pub fn insert(&mut self, start: u64, len: u64, device: Arc<dyn BusDevice>) -> Result<()> {
+    pub fn insert(&mut self, start: u64, len: u64, device: Arc<D>) -> Result<()> {
         self.insert_at_offset(start, len, 0, device)
     }
 
@@ -103,7 +107,7 @@ impl Bus {
         start: u64,
         len: u64,
         offset: u64,
-        device: Arc<dyn BusDevice>,
+        device: Arc<D>,
     ) -> Result<()> {
         let bad = |why| {
             Err(Error::bad_config(format!("device window at {start:#x}, {len:#x} bytes: {why}")))
@@ -139,34 +143,33 @@ impl Bus {
     }
 
     /// Answers a read: fills `data` from the devices at `address` and above, with ones where there is none.
+    #[inline]
     pub fn read(&self, address: u64, data: &mut [u8]) -> Flow {
         data.fill(0xff);
         match self.find(address, data.len()) {
-            Found::Whole(window) => {
-                window.device.read(address - window.first + window.offset, data)
-            }
+            Found::Whole(window) => window.device.read(window.offset_of(address), data),
             Found::Nothing => CONTINUE,
             Found::Pieces => self.pieces(address, data.len(), |window, at, range| {
-                window.device.read(at - window.first + window.offset, &mut data[range])
+                window.device.read(window.offset_of(at), &mut data[range])
             }),
         }
     }
 
     /// Answers a write: hands `data` to the devices at `address` and above, drops what has no taker.
+    #[inline]
     pub fn write(&self, address: u64, data: &[u8]) -> Flow {
         match self.find(address, data.len()) {
-            Found::Whole(window) => {
-                window.device.write(address - window.first + window.offset, data)
-            }
+            Found::Whole(window) => window.device.write(window.offset_of(address), data),
             Found::Nothing => CONTINUE,
             Found::Pieces => self.pieces(address, data.len(), |window, at, range| {
-                window.device.write(at - window.first + window.offset, &data[range])
+                window.device.write(window.offset_of(at), &data[range])
             }),
         }
     }
 
-    fn find(&self, address: u64, len: usize) -> Found<'_> {
-        let end = address.saturating_add((len as u64).saturating_sub(1));
+    #[inline]
+    fn find(&self, address: u64, len: usize) -> Found<'_, D> {
+        let end = last_address(address, len);
         let at = self.windows.partition_point(|window| window.last < address);
         match self.windows.get(at) {
             Some(window) if window.first <= address && end <= window.last => Found::Whole(window),
@@ -176,13 +179,14 @@ impl Bus {
     }
 
     /// Calls `access` for each piece of an access that has a taker; the first `Break` wins, but every piece is done.
+    #[cold]
     fn pieces(
         &self,
         address: u64,
         len: usize,
-        mut access: impl FnMut(&Window, u64, std::ops::Range<usize>) -> Flow,
+        mut access: impl FnMut(&Window<D>, u64, std::ops::Range<usize>) -> Flow,
     ) -> Flow {
-        let end = address.saturating_add((len as u64).saturating_sub(1));
+        let end = last_address(address, len);
         let first = self.windows.partition_point(|window| window.last < address);
         let mut flow = CONTINUE;
         for window in self.windows[first..].iter().take_while(|window| window.first <= end) {
@@ -198,17 +202,28 @@ impl Bus {
     }
 }
 
+/// The last address of an access; one that passes the end of the address space is cut there.
+fn last_address(address: u64, len: usize) -> u64 {
+    address.saturating_add((len as u64).saturating_sub(1))
+}
+
+impl<D: ?Sized> Window<D> {
+    fn offset_of(&self, address: u64) -> u64 {
+        address - self.first + self.offset
+    }
+}
+
 /// Who answers an access.
-enum Found<'a> {
+enum Found<'a, D: ?Sized> {
     /// One device, all of it.
-    Whole(&'a Window),
+    Whole(&'a Window<D>),
     /// Nobody.
     Nothing,
     /// Several, or one and nobody.
     Pieces,
 }
 
-impl fmt::Debug for Bus {
+impl<D: ?Sized> fmt::Debug for Bus<D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let windows =
             self.windows.iter().map(|window| format!("{:#x}..={:#x}", window.first, window.last));
@@ -252,7 +267,7 @@ mod tests {
     #[test]
     fn an_access_reaches_the_device_it_falls_into() {
         let (a, b) = (echo(0x10), echo(0x80));
-        let mut bus = Bus::new();
+        let mut bus = Bus::<Echo>::new();
         bus.insert(0x100, 8, a.clone()).unwrap();
         bus.insert_at_offset(0x200, 4, 0x20, b).unwrap();
         let mut data = [0; 2];
@@ -267,15 +282,15 @@ mod tests {
     #[test]
     fn nothing_there_reads_as_ones_and_writes_are_dropped() {
         let mut data = [0; 8];
-        assert!(Bus::new().read(u64::MAX - 3, &mut data).is_continue());
+        assert!(Bus::<Echo>::new().read(u64::MAX - 3, &mut data).is_continue());
         assert_eq!(data, [0xff; 8]);
-        assert!(Bus::new().write(0, &[1, 2]).is_continue());
+        assert!(Bus::<Echo>::new().write(0, &[1, 2]).is_continue());
     }
 
     #[test]
     fn an_access_across_a_border_is_cut_there() {
         let (a, b) = (echo(0x10), echo(0x80));
-        let mut bus = Bus::new();
+        let mut bus = Bus::<Echo>::new();
         bus.insert(0x100, 2, a.clone()).unwrap();
         bus.insert(0x103, 2, b.clone()).unwrap();
         let mut data = [0; 8];
@@ -288,7 +303,7 @@ mod tests {
 
     #[test]
     fn bad_windows_are_refused() {
-        let mut bus = Bus::new();
+        let mut bus = Bus::<Echo>::new();
         bus.insert(0x100, 0x10, echo(0)).unwrap();
         for (start, len) in
             [(0x10f, 1), (0xff, 2), (0x100, 0x10), (0, 0x1000), (5, 0), (u64::MAX, 2)]
@@ -302,7 +317,7 @@ mod tests {
 
     #[test]
     fn room_is_found_between_and_behind_windows() {
-        let mut bus = Bus::new();
+        let mut bus = Bus::<Echo>::new();
         for (start, len) in [(0x1000, 0x1000), (0x2800, 0x10), (0x5000, 0x1000)] {
             bus.insert(start, len, echo(0)).unwrap();
         }
@@ -322,7 +337,7 @@ mod tests {
             address in 0u64..72,
             len in 1usize..9,
         ) {
-            let mut bus = Bus::new();
+            let mut bus = Bus::<Echo>::new();
             for (n, (start, len)) in windows.into_iter().enumerate() {
                 let _ = bus.insert(start, len, echo(n as u8 * 16));
             }

@@ -13,13 +13,15 @@ pub type Flow = ControlFlow<VcpuExit>;
 pub const CONTINUE: Flow = ControlFlow::Continue(());
 
 /// Why [`Vcpu::run`](crate::hv::Vcpu::run) returned.
+///
+/// Two words, so that a [`Flow`] comes back in registers through every layer of an access: large variants are boxed.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum VcpuExit {
     /// A device can go on no longer; the error names it.
     Failed(Error),
     /// The vCPU cannot go on: a triple fault, or an instruction the back end cannot run.
-    Fault(Fault),
+    Fault(Box<Fault>),
     /// The guest executed HLT. Only without an interrupt controller; with one, HLT waits inside `run`.
     Halted,
     /// A signal that is not ours interrupted the thread. Nothing happened; call `run` again to go on.
@@ -99,3 +101,5 @@ impl fmt::Display for VcpuExit {
         }
     }
 }
+
+const _: () = assert!(size_of::<Flow>() <= 2 * size_of::<usize>());

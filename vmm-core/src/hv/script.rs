@@ -349,7 +349,7 @@ impl ScriptVcpu {
             }
             let Some(access) = self.vm.script.accesses.get(self.step.load(Relaxed)) else {
                 let why = FaultKind::Other("the script is at its end".into());
-                return VcpuExit::Fault(Fault::new(why, None));
+                return VcpuExit::Fault(Box::new(Fault::new(why, None)));
             };
             if *access == Access::Spin {
                 return self.spin();

@@ -35,12 +35,17 @@ pub(super) struct RunPage {
 // SAFETY: the mapping is not tied to a thread; all access but the exit flag's goes through `&mut self`.
 unsafe impl Send for RunPage {}
 
-/// Why KVM_RUN returned 0.
+/// Why KVM_RUN returned 0: an access to answer, or something that ends `run`.
 pub(super) enum Exit<'a> {
-    Fault(FaultKind),
-    Halted,
     Mmio(Mmio<'a>),
     Port(Port<'a>),
+    End,
+}
+
+/// What ends `run`.
+pub(super) enum End {
+    Fault(FaultKind),
+    Halted,
     PowerOff,
     Reset,
 }
@@ -82,19 +87,31 @@ impl RunPage {
     }
 
     /// Why KVM_RUN came back. Only right after it returned 0.
+    #[inline]
     pub(super) fn exit(&mut self) -> Exit<'_> {
-        // SAFETY: the page is mapped; outside KVM_RUN the kernel does not write it.
-        let reason = unsafe { (*self.run.as_ptr()).exit_reason };
-        match reason {
+        match self.reason() {
             KVM_EXIT_IO => Exit::Port(self.port()),
             KVM_EXIT_MMIO => Exit::Mmio(self.mmio()),
-            KVM_EXIT_HLT => Exit::Halted,
-            KVM_EXIT_SHUTDOWN => Exit::Fault(FaultKind::TripleFault),
-            KVM_EXIT_INTERNAL_ERROR => Exit::Fault(self.internal_error()),
-            KVM_EXIT_FAIL_ENTRY => Exit::Fault(self.entry_failed()),
-            KVM_EXIT_SYSTEM_EVENT => self.system_event(),
-            other => Exit::Fault(FaultKind::Other(format!("unexpected KVM exit {other}"))),
+            _ => Exit::End,
         }
+    }
+
+    /// The particulars of [`Exit::End`].
+    #[cold]
+    pub(super) fn end(&self) -> End {
+        match self.reason() {
+            KVM_EXIT_HLT => End::Halted,
+            KVM_EXIT_SHUTDOWN => End::Fault(FaultKind::TripleFault),
+            KVM_EXIT_INTERNAL_ERROR => End::Fault(self.internal_error()),
+            KVM_EXIT_FAIL_ENTRY => End::Fault(self.entry_failed()),
+            KVM_EXIT_SYSTEM_EVENT => self.system_event(),
+            other => End::Fault(FaultKind::Other(format!("unexpected KVM exit {other}"))),
+        }
+    }
+
+    fn reason(&self) -> u32 {
+        // SAFETY: the page is mapped; outside KVM_RUN the kernel does not write it.
+        unsafe { (*self.run.as_ptr()).exit_reason }
     }
 
     fn port(&mut self) -> Port<'_> {
@@ -142,12 +159,12 @@ impl RunPage {
         FaultKind::EntryFailed(entry.hardware_entry_failure_reason)
     }
 
-    fn system_event(&self) -> Exit<'_> {
+    fn system_event(&self) -> End {
         // SAFETY: the exit reason says that `system_event` is the valid field of the union.
         match unsafe { (*self.run.as_ptr()).__bindgen_anon_1.system_event.type_ } {
-            KVM_SYSTEM_EVENT_SHUTDOWN => Exit::PowerOff,
-            KVM_SYSTEM_EVENT_RESET => Exit::Reset,
-            other => Exit::Fault(FaultKind::Other(format!("KVM system event {other}"))),
+            KVM_SYSTEM_EVENT_SHUTDOWN => End::PowerOff,
+            KVM_SYSTEM_EVENT_RESET => End::Reset,
+            other => End::Fault(FaultKind::Other(format!("KVM system event {other}"))),
         }
     }
 }

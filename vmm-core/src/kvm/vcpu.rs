@@ -11,14 +11,14 @@ use kvm_ioctls::VcpuFd;
 
 use super::{
     convert,
-    run_page::{Exit, Mmio, Port, RunPage},
+    run_page::{End, Exit, Mmio, Port, RunPage},
     state,
     vm::VmState,
 };
 use crate::{
     arch::{CpuModel, CpuState, Feature, Regs, SystemRegs, VcpuId},
     error::{Context, Error, HostResult, Result},
-    exit::{CONTINUE, Fault, FaultKind, Flow, VcpuExit},
+    exit::{CONTINUE, Fault, Flow, VcpuExit},
     hv::{Entry, GuestIo, KickTarget, Kicker, Vcpu, listen},
 };
 
@@ -69,26 +69,31 @@ impl KvmVcpu {
 
     fn run_loop(&mut self, io: &dyn GuestIo) -> Result<VcpuExit> {
         loop {
-            let exit = match self.enter()? {
+            match self.enter()? {
                 Entered::Interrupted if self.kick.is_pending() => return Ok(VcpuExit::Kicked),
                 Entered::Interrupted => return Ok(VcpuExit::Interrupted),
-                Entered::Exit => self.page.exit(),
+                Entered::Exit => {}
+            }
+            let flow = match self.page.exit() {
+                Exit::Port(mut access) => port_access(&mut access, io),
+                Exit::Mmio(mut access) => mmio_access(&mut access, io),
+                Exit::End => return Ok(self.end()),
             };
-            match exit {
-                Exit::Port(mut access) => {
-                    if let ControlFlow::Break(exit) = port_access(&mut access, io) {
-                        return self.complete(exit, io);
-                    }
-                }
-                Exit::Mmio(mut access) => {
-                    if let ControlFlow::Break(exit) = mmio_access(&mut access, io) {
-                        return self.complete(exit, io);
-                    }
-                }
-                Exit::Fault(kind) => return Ok(VcpuExit::Fault(self.fault(kind))),
-                Exit::Halted => return Ok(VcpuExit::Halted),
-                Exit::PowerOff => return Ok(VcpuExit::PowerOff(0)),
-                Exit::Reset => return Ok(VcpuExit::Reset),
+            if let ControlFlow::Break(exit) = flow {
+                return self.complete(exit, io);
+            }
+        }
+    }
+
+    /// Why KVM came back for good.
+    fn end(&self) -> VcpuExit {
+        match self.page.end() {
+            End::Halted => VcpuExit::Halted,
+            End::PowerOff => VcpuExit::PowerOff(0),
+            End::Reset => VcpuExit::Reset,
+            End::Fault(kind) => {
+                let rip = self.fd.get_regs().ok().map(|regs| regs.rip);
+                VcpuExit::Fault(Box::new(Fault::new(kind, rip)))
             }
         }
     }
@@ -120,15 +125,11 @@ impl KvmVcpu {
                 Exit::Port(mut access) => port_access(&mut access, io),
                 Exit::Mmio(mut access) => mmio_access(&mut access, io),
                 // The instruction ended in a fault or the like; the next `run` meets it again.
-                _ => break Ok(exit),
+                Exit::End => break Ok(exit),
             };
         };
         self.kick.lower_exit_flag();
         completed
-    }
-
-    fn fault(&self, kind: FaultKind) -> Fault {
-        Fault::new(kind, self.fd.get_regs().ok().map(|regs| regs.rip))
     }
 }
 
@@ -139,19 +140,32 @@ fn mmio_access(access: &mut Mmio<'_>, io: &dyn GuestIo) -> Flow {
     }
 }
 
-/// Answers each element of a port access; the first `Break` stands, but the guest sees all of them.
+#[inline]
 fn port_access(access: &mut Port<'_>, io: &dyn GuestIo) -> Flow {
+    if access.data.len() == access.width {
+        return port_element(access.port, access.out, access.data, io);
+    }
+    string_access(access, io)
+}
+
+/// A string instruction: the first `Break` stands, but the guest sees all elements.
+#[cold]
+fn string_access(access: &mut Port<'_>, io: &dyn GuestIo) -> Flow {
     let mut flow = CONTINUE;
     for element in access.data.chunks_exact_mut(access.width.max(1)) {
-        let answer = match access.out {
-            true => io.port_out(access.port, element),
-            false => io.port_in(access.port, element),
-        };
+        let answer = port_element(access.port, access.out, element, io);
         if flow.is_continue() {
             flow = answer;
         }
     }
     flow
+}
+
+fn port_element(port: u16, out: bool, data: &mut [u8], io: &dyn GuestIo) -> Flow {
+    match out {
+        true => io.port_out(port, data),
+        false => io.port_in(port, data),
+    }
 }
 
 impl Vcpu for KvmVcpu {

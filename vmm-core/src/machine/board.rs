@@ -8,9 +8,8 @@ use std::{
     collections::BTreeSet,
     fmt,
     ops::{ControlFlow, Range},
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
 };
@@ -85,8 +84,10 @@ impl fmt::Display for Legacy {
 
 /// Both buses and the interrupt lines of one machine.
 pub(super) struct Board {
-    ports: Bus,
-    mmio: Bus,
+    ports: Bus<Guard>,
+    mmio: Bus<Guard>,
+    /// The first device that panicked.
+    panicked: Arc<OnceLock<Arc<str>>>,
     used_lines: BTreeSet<Gsi>,
     irqs: Option<Arc<dyn IrqController>>,
     account: Option<Arc<Account>>,
@@ -95,7 +96,7 @@ pub(super) struct Board {
 impl Board {
     pub(super) fn new(irqs: Option<Arc<dyn IrqController>>, account: Option<Arc<Account>>) -> Self {
         let (ports, mmio) = (Bus::new(), Bus::new());
-        Self { ports, mmio, used_lines: BTreeSet::new(), irqs, account }
+        Self { ports, mmio, panicked: Arc::default(), used_lines: BTreeSet::new(), irqs, account }
     }
 
     pub(super) fn has_irqs(&self) -> bool {
@@ -187,39 +188,63 @@ impl Board {
         Ok(IrqLine::new(Arc::clone(irqs), gsi))
     }
 
-    fn guard(&self, name: &Arc<str>, device: Arc<dyn BusDevice>) -> Arc<dyn BusDevice> {
-        let counter = self.account.as_ref().map(|account| account.device(name));
+    fn guard(&self, name: &Arc<str>, device: Arc<dyn BusDevice>) -> Arc<Guard> {
         Arc::new(Guard {
             name: Arc::clone(name),
             device,
             poisoned: AtomicBool::new(false),
-            counter,
+            panicked: Arc::clone(&self.panicked),
+            counter: self.account.as_ref().map(|account| account.device(name)),
         })
     }
 
-    fn counted(&self, reason: Reason, answer: impl FnOnce() -> Flow) -> Flow {
-        match &self.account {
-            None => answer(),
-            Some(account) => account.reason(reason).around(answer),
+    /// The error a panic on a vCPU thread ends the run with.
+    pub(super) fn blame(&self, payload: &(dyn Any + Send)) -> Error {
+        let why = panic_message(payload);
+        match self.panicked.get() {
+            Some(name) => {
+                Error::new(ErrorKind::Poisoned, format!("device '{name}' panicked: {why}"))
+            }
+            None => Error::internal(format!("a vCPU thread panicked: {why}")),
         }
     }
 }
 
+/// What an access does when exits are accounted; out of the way of those that are not.
+#[cold]
+fn accounted(account: &Account, reason: Reason, answer: impl FnOnce() -> Flow) -> Flow {
+    account.reason(reason).around(answer)
+}
+
 impl GuestIo for Board {
     fn mmio_read(&self, at: GuestAddress, data: &mut [u8]) -> Flow {
-        self.counted(Reason::MmioRead, || self.mmio.read(at.0, data))
+        match &self.account {
+            None => self.mmio.read(at.0, data),
+            Some(account) => accounted(account, Reason::MmioRead, || self.mmio.read(at.0, data)),
+        }
     }
 
     fn mmio_write(&self, at: GuestAddress, data: &[u8]) -> Flow {
-        self.counted(Reason::MmioWrite, || self.mmio.write(at.0, data))
+        match &self.account {
+            None => self.mmio.write(at.0, data),
+            Some(account) => accounted(account, Reason::MmioWrite, || self.mmio.write(at.0, data)),
+        }
     }
 
     fn port_in(&self, port: u16, data: &mut [u8]) -> Flow {
-        self.counted(Reason::PortIn, || self.ports.read(u64::from(port), data))
+        let port = u64::from(port);
+        match &self.account {
+            None => self.ports.read(port, data),
+            Some(account) => accounted(account, Reason::PortIn, || self.ports.read(port, data)),
+        }
     }
 
     fn port_out(&self, port: u16, data: &[u8]) -> Flow {
-        self.counted(Reason::PortOut, || self.ports.write(u64::from(port), data))
+        let port = u64::from(port);
+        match &self.account {
+            None => self.ports.write(port, data),
+            Some(account) => accounted(account, Reason::PortOut, || self.ports.write(port, data)),
+        }
     }
 }
 
@@ -228,6 +253,7 @@ struct Guard {
     name: Arc<str>,
     device: Arc<dyn BusDevice>,
     poisoned: AtomicBool,
+    panicked: Arc<OnceLock<Arc<str>>>,
     counter: Option<Arc<Counter>>,
 }
 
@@ -236,22 +262,35 @@ impl Guard {
         if self.poisoned.load(Relaxed) {
             return CONTINUE;
         }
-        let watched = || match catch_unwind(AssertUnwindSafe(access)) {
-            Ok(ControlFlow::Break(VcpuExit::Failed(error))) => self.poison(&error.to_string()),
-            Ok(flow) => flow,
-            Err(payload) => self.poison(&format!("panicked: {}", panic_message(&*payload))),
+        // Catching the panic here would cost each access an indirect call; a guard that is only dropped by a panic costs nothing.
+        let fuse = Fuse(self);
+        let flow = match &self.counter {
+            None => access(),
+            Some(counter) => counter.around(access),
         };
-        match &self.counter {
-            None => watched(),
-            Some(counter) => counter.around(watched),
+        std::mem::forget(fuse);
+        match flow {
+            ControlFlow::Break(VcpuExit::Failed(error)) => self.fail(&error),
+            flow => flow,
         }
     }
 
     #[cold]
-    fn poison(&self, why: &str) -> Flow {
+    fn fail(&self, error: &Error) -> Flow {
         self.poisoned.store(true, Relaxed);
-        let message = format!("device '{}' {why}", self.name);
+        let message = format!("device '{}': {error}", self.name);
         ControlFlow::Break(VcpuExit::Failed(Error::new(ErrorKind::Poisoned, message)))
+    }
+}
+
+/// Dropped only while a device's panic unwinds.
+struct Fuse<'a>(&'a Guard);
+
+impl Drop for Fuse<'_> {
+    fn drop(&mut self) {
+        self.0.poisoned.store(true, Relaxed);
+        // The first one to panic is to blame.
+        let _ = self.0.panicked.set(Arc::clone(&self.0.name));
     }
 }
 

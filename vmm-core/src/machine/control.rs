@@ -136,9 +136,6 @@ impl Drop for Joined<'_> {
     fn drop(&mut self) {
         let me = std::thread::current().id();
         self.0.phase().threads.retain(|thread| *thread != me);
-        if std::thread::panicking() {
-            self.0.end(Err(Error::internal("a vCPU thread panicked")));
-        }
     }
 }
 

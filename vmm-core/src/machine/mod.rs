@@ -29,6 +29,7 @@ mod device;
 
 use std::{
     fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -115,14 +116,16 @@ impl Machine {
     fn run_vcpu(&self, vcpu: &mut dyn Vcpu) {
         let _on_record = self.control.join();
         while !self.control.is_ending() {
-            let exit = vcpu.run(&self.board);
+            // A panic is a device's: it has been cut off, and nobody looks at this vCPU again.
+            let exit = catch_unwind(AssertUnwindSafe(|| vcpu.run(&self.board)))
+                .unwrap_or_else(|payload| Err(self.board.blame(&*payload)));
             if let Some(account) = &self.account {
                 account.reason(Reason::Return).add();
             }
             let outcome = match exit {
                 Ok(VcpuExit::Kicked) => continue,
                 Ok(VcpuExit::Failed(error)) | Err(error) => Err(error),
-                Ok(VcpuExit::Fault(fault)) => Ok(Outcome::Fault(fault)),
+                Ok(VcpuExit::Fault(fault)) => Ok(Outcome::Fault(*fault)),
                 Ok(VcpuExit::Halted) => Ok(Outcome::Halted),
                 Ok(VcpuExit::Interrupted) => {
                     Err(Error::new(ErrorKind::Interrupted, "a signal interrupted the run"))
