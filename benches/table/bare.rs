@@ -1,0 +1,80 @@
+//! The floor: the same system calls as `vmm-core` makes, with nothing around them.
+
+use std::os::raw::c_void;
+
+use kvm_bindings::{CpuId, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config, kvm_userspace_memory_region};
+use kvm_ioctls::{Kvm, VcpuFd, VmFd};
+use vmm_core::{
+    arch::VcpuId,
+    boot::{BoardInfo, Flat, Loader},
+    hv::Hypervisor,
+    memory::GuestMemory,
+};
+
+/// An open KVM and the CPUID every vCPU is given, like a `vmm_core::kvm::Kvm`.
+pub(crate) struct Bare {
+    kvm: Kvm,
+    cpuid: CpuId,
+}
+
+/// A VM with one vCPU.
+pub(crate) struct BareVm {
+    pub(crate) vcpu: VcpuFd,
+    _vm: VmFd,
+    _memory: GuestMemory,
+}
+
+impl Bare {
+    pub(crate) fn new() -> Self {
+        let model = vmm_core::kvm::Kvm::open().unwrap().caps().cpu.clone();
+        let entries: Vec<_> = model
+            .for_vcpu(VcpuId(0), 1)
+            .iter()
+            .map(|leaf| kvm_bindings::kvm_cpuid_entry2 {
+                function: leaf.function,
+                index: leaf.index,
+                flags: u32::from(leaf.indexed),
+                eax: leaf.regs[0],
+                ebx: leaf.regs[1],
+                ecx: leaf.regs[2],
+                edx: leaf.regs[3],
+                ..Default::default()
+            })
+            .collect();
+        Self { kvm: Kvm::new().unwrap(), cpuid: CpuId::from_entries(&entries).unwrap() }
+    }
+
+    /// A VM with `size` bytes of RAM and a flat image in it, ready to run.
+    #[expect(unsafe_code, reason = "the floor is the bare ioctl")]
+    pub(crate) fn vm(&self, size: u64, irqchip: bool, image: &Flat) -> BareVm {
+        let vm = self.kvm.create_vm().unwrap();
+        if irqchip {
+            vm.set_tss_address(0xfffb_d000).unwrap();
+            vm.set_identity_map_address(0xfffb_c000).unwrap();
+            vm.create_irq_chip().unwrap();
+            let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
+            vm.create_pit2(pit).unwrap();
+        }
+        let memory = GuestMemory::anonymous(size).unwrap();
+        let host: *mut c_void = memory.regions()[0].host_address().cast();
+        let region = kvm_userspace_memory_region {
+            slot: 0,
+            flags: 0,
+            guest_phys_addr: 0,
+            memory_size: size,
+            userspace_addr: host.addr() as u64,
+        };
+        // SAFETY: the memory lives as long as the VM, in the same structure.
+        unsafe { vm.set_user_memory_region(region) }.unwrap();
+        let vcpu = vm.create_vcpu(0).unwrap();
+        vcpu.set_cpuid2(&self.cpuid).unwrap();
+        let entry = image.load(&memory, &BoardInfo::new(1)).unwrap();
+        let mut sregs = vcpu.get_sregs().unwrap();
+        (sregs.cs.base, sregs.cs.selector, sregs.cr0) = (0, 0, entry.system.cr0);
+        vcpu.set_sregs(&sregs).unwrap();
+        let mut regs = vcpu.get_regs().unwrap();
+        (regs.rip, regs.rsp, regs.rflags) = (entry.regs.rip, entry.regs.rsp, entry.regs.rflags);
+        vcpu.set_regs(&regs).unwrap();
+        BareVm { vcpu, _vm: vm, _memory: memory }
+    }
+}
