@@ -41,7 +41,8 @@ pub(crate) fn rows() {
             assert!(matches!(vm.vcpu.run().unwrap(), VcpuExit::IoOut(END, _)));
             vm
         };
-        // The machine is dropped outside the measured time: closing a VM takes milliseconds of its own on some hosts.
+        // The machine is dropped outside the measured time: closing a VM takes milliseconds of its
+        // own on some hosts.
         let create = pairs(100, || measure(build), || measure(issue));
         print_pair(&format!("create 64 MiB, first exit, {what} irqchip"), &create);
         let and_drop = pairs(100, || nanoseconds(build), || nanoseconds(issue));

@@ -1,4 +1,5 @@
-//! From an access to a device and back without any CPU: 32 devices on the bus, played by `hv::script`.
+//! From an access to a device and back without any CPU: 32 devices on the bus, played by
+//! `hv::script`.
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
-//! A port and an MMIO access, through the bus to a device and back, beside the bare loop around KVM_RUN.
+//! A port and an MMIO access, through the bus to a device and back, beside the bare loop around
+//! KVM_RUN.
 
 use std::{
     ops::ControlFlow,
@@ -37,7 +38,8 @@ const MMIO: u64 = 0x10_0000;
 /// 1: out 0x80, al; jmp 1b.
 const PORT_LOOP: &[u8] = &[0xe6, PORT as u8, 0xeb, 0xfc];
 
-/// mov ax, 0xffff; mov ds, ax; 1: mov [0x10], al; jmp 1b. Segment 0xFFFF and offset 0x10 are address 0x100000.
+/// mov ax, 0xffff; mov ds, ax; 1: mov [0x10], al; jmp 1b. Segment 0xFFFF and offset 0x10 are
+/// address 0x100000.
 const MMIO_LOOP: &[u8] = &[0xb8, 0xff, 0xff, 0x8e, 0xd8, 0xa2, 0x10, 0x00, 0xeb, 0xfb];
 
 pub(crate) fn rows() {

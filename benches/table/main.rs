@@ -1,7 +1,9 @@
-//! One table of numbers: what this library costs beside the bare system calls under it, measured in pairs in one run.
+//! One table of numbers: what this library costs beside the bare system calls under it, measured in
+//! pairs in one run.
 //!
-//! `cargo bench` prints it, `cargo bench -- exit` only the rows with that word. Nothing is asserted here: SPECIFICATION.md has the
-//! promises, and a promise is kept or not by the ratio, since absolute times differ between hosts and hours.
+//! `cargo bench` prints it, `cargo bench -- exit` only the rows with that word. Nothing is asserted
+//! here: SPECIFICATION.md has the promises, and a promise is kept or not by the ratio, since
+//! absolute times differ between hosts and hours.
 #![expect(
     clippy::print_stdout,
     clippy::unwrap_used,

@@ -1,8 +1,9 @@
 //! An address space of device windows.
 //!
-//! A [`Bus`] answers an access by the one device whose window it falls into. Where there is none, reads give all ones and
-//! writes are dropped, as on a real bus. An access that crosses the border of a window is cut there and each piece goes to
-//! its owner. A bus is built once and then only read: a look-up takes no lock and allocates nothing.
+//! A [`Bus`] answers an access by the one device whose window it falls into. Where there is none,
+//! reads give all ones and writes are dropped, as on a real bus. An access that crosses the border
+//! of a window is cut there and each piece goes to its owner. A bus is built once and then only
+//! read: a look-up takes no lock and allocates nothing.
 
 use std::{
     fmt,
@@ -16,9 +17,9 @@ use crate::{
 
 /// A device as a bus sees it. Called on vCPU threads, several at once.
 ///
-/// `offset` counts from the start of the device's window and `offset + data.len()` never passes its end. `data` is 1 to 8 bytes
-/// in little-endian order. Neither method may block, and a panic ends [`run`](crate::Machine::run) and poisons
-/// the device.
+/// `offset` counts from the start of the device's window and `offset + data.len()` never passes its
+/// end. `data` is 1 to 8 bytes in little-endian order. Neither method may block, and a panic ends
+/// [`run`](crate::Machine::run) and poisons the device.
 pub trait BusDevice: Send + Sync {
     /// Fills `data`; it comes in filled with all ones, what a read of nothing gives.
     fn read(&self, offset: u64, data: &mut [u8]) -> Flow;
@@ -46,8 +47,8 @@ impl<D> Locked<D> {
         Self(Mutex::new(device))
     }
 
-    /// Locks the device. A panic of an earlier holder does not keep it locked; whether the device is still sound is
-    /// the caller's to judge.
+    /// Locks the device. A panic of an earlier holder does not keep it locked; whether the device
+    /// is still sound is the caller's to judge.
     pub fn lock(&self) -> std::sync::MutexGuard<'_, D> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -93,12 +94,14 @@ impl<D: BusDevice + ?Sized> Bus<D> {
     /// Puts `device` on the bus from address `start` for `len` bytes; its offset 0 is at `start`.
     ///
     /// # Errors
-    /// `BadConfig` if `len` is 0, the window passes the end of the address space, or it overlaps another.
+    /// `BadConfig` if `len` is 0, the window passes the end of the address space, or it overlaps
+    /// another.
     pub fn insert(&mut self, start: u64, len: u64, device: Arc<D>) -> Result<()> {
         self.insert_at_offset(start, len, 0, device)
     }
 
-    /// Like [`insert`](Self::insert), for a further window of a device: address `start` is its `offset`.
+    /// Like [`insert`](Self::insert), for a further window of a device: address `start` is its
+    /// `offset`.
     ///
     /// # Errors
     /// As for `insert`.
@@ -130,7 +133,8 @@ impl<D: BusDevice + ?Sized> Bus<D> {
         matches!(self.find(start, len as usize), Found::Nothing)
     }
 
-    /// The lowest multiple of `align`, a power of two, from which on `len` addresses within `range` are free.
+    /// The lowest multiple of `align`, a power of two, from which on `len` addresses within `range`
+    /// are free.
     pub fn find_free(&self, range: std::ops::Range<u64>, len: u64, align: u64) -> Option<u64> {
         let aligned = |at: u64| at.checked_next_multiple_of(align);
         let behind = self.windows.iter().filter_map(|window| aligned(window.last.checked_add(1)?));
@@ -142,7 +146,8 @@ impl<D: BusDevice + ?Sized> Bus<D> {
         })
     }
 
-    /// Answers a read: fills `data` from the devices at `address` and above, with ones where there is none.
+    /// Answers a read: fills `data` from the devices at `address` and above, with ones where there
+    /// is none.
     #[inline]
     pub fn read(&self, address: u64, data: &mut [u8]) -> Flow {
         data.fill(0xff);
@@ -155,7 +160,8 @@ impl<D: BusDevice + ?Sized> Bus<D> {
         }
     }
 
-    /// Answers a write: hands `data` to the devices at `address` and above, drops what has no taker.
+    /// Answers a write: hands `data` to the devices at `address` and above, drops what has no
+    /// taker.
     #[inline]
     pub fn write(&self, address: u64, data: &[u8]) -> Flow {
         match self.find(address, data.len()) {
@@ -178,7 +184,8 @@ impl<D: BusDevice + ?Sized> Bus<D> {
         }
     }
 
-    /// Calls `access` for each piece of an access that has a taker; the first `Break` wins, but every piece is done.
+    /// Calls `access` for each piece of an access that has a taker; the first `Break` wins, but
+    /// every piece is done.
     #[cold]
     fn pieces(
         &self,

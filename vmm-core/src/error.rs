@@ -1,8 +1,9 @@
-//! The one error of this crate: a kind to branch on, a message to read, the operating system's reason.
+//! The one error of this crate: a kind to branch on, a message to read, the operating system's
+//! reason.
 //!
-//! Messages are lower case, name the thing and the value, and are complete in `Display`: a cause is printed after
-//! a colon, so `source()` has nothing to add and is empty. The guest's mistakes are not errors here; they
-//! become all-ones reads, dropped writes or a fault exit.
+//! Messages are lower case, name the thing and the value, and are complete in `Display`: a cause is
+//! printed after a colon, so `source()` has nothing to add and is empty. The guest's mistakes are
+//! not errors here; they become all-ones reads, dropped writes or a fault exit.
 
 use std::fmt::Display;
 

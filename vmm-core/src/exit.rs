@@ -4,7 +4,8 @@ use std::{fmt, ops::ControlFlow};
 
 use crate::error::Error;
 
-/// What a device answers an access with: go on, or end [`run`](crate::hv::Vcpu::run) with this exit.
+/// What a device answers an access with: go on, or end [`run`](crate::hv::Vcpu::run) with this
+/// exit.
 ///
 /// A `Break` from a read is final: the guest sees the data, then `run` returns.
 pub type Flow = ControlFlow<VcpuExit>;
@@ -14,7 +15,8 @@ pub const CONTINUE: Flow = ControlFlow::Continue(());
 
 /// Why [`Vcpu::run`](crate::hv::Vcpu::run) returned.
 ///
-/// Two words, so that a [`Flow`] comes back in registers through every layer of an access: large variants are boxed.
+/// Two words, so that a [`Flow`] comes back in registers through every layer of an access: large
+/// variants are boxed.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum VcpuExit {
@@ -22,9 +24,11 @@ pub enum VcpuExit {
     Failed(Error),
     /// The vCPU cannot go on: a triple fault, or an instruction the back end cannot run.
     Fault(Box<Fault>),
-    /// The guest executed HLT. Only without an interrupt controller; with one, HLT waits inside `run`.
+    /// The guest executed HLT. Only without an interrupt controller; with one, HLT waits inside
+    /// `run`.
     Halted,
-    /// A signal that is not ours interrupted the thread. Nothing happened; call `run` again to go on.
+    /// A signal that is not ours interrupted the thread. Nothing happened; call `run` again to go
+    /// on.
     Interrupted,
     /// [`Kicker::kick`](crate::hv::Kicker::kick) was called.
     Kicked,
@@ -55,7 +59,8 @@ impl Fault {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FaultKind {
-    /// The back end cannot run an instruction; the bytes at the instruction pointer, as far as they are known.
+    /// The back end cannot run an instruction; the bytes at the instruction pointer, as far as they
+    /// are known.
     Emulation(Vec<u8>),
     /// The processor refused the guest's state; the hardware's reason.
     EntryFailed(u64),

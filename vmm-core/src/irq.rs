@@ -1,7 +1,7 @@
 //! Interrupts as a device sees them: one wire, or one message.
 //!
-//! A device holds an [`IrqLine`] and nothing else; it knows neither its number nor the chip behind it. Lines never call
-//! back into devices, so they may be raised with a device's lock held.
+//! A device holds an [`IrqLine`] and nothing else; it knows neither its number nor the chip behind
+//! it. Lines never call back into devices, so they may be raised with a device's lock held.
 
 use std::{fmt, sync::Arc};
 
@@ -19,7 +19,8 @@ impl fmt::Display for Gsi {
     }
 }
 
-/// A message-signalled interrupt as the device writes it (Intel SDM volume 3, "Message Signalled Interrupts").
+/// A message-signalled interrupt as the device writes it (Intel SDM volume 3, "Message Signalled
+/// Interrupts").
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Msi {
     /// The address, 0xFEEx_xxxx: destination APIC and mode.
@@ -42,8 +43,8 @@ pub trait IrqController: Send + Sync {
     /// `Host` if the back end refuses the message.
     fn send_msi(&self, msi: Msi) -> Result<bool>;
 
-    /// An event whose writing pulses an edge-triggered pin, without a call into the back end; `None` if the
-    /// back end has no such thing. Dropping every copy of it takes it away again.
+    /// An event whose writing pulses an edge-triggered pin, without a call into the back end;
+    /// `None` if the back end has no such thing. Dropping every copy of it takes it away again.
     fn line_event(&self, gsi: Gsi) -> Option<Result<EventFd>>;
 }
 

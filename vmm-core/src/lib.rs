@@ -1,9 +1,10 @@
 //! An embeddable virtual machine monitor: the mechanism.
 //!
 //! A [`Machine`] is guest memory, two buses, an interrupt controller and some vCPUs. A
-//! [`Hypervisor`](hv::Hypervisor) makes vCPUs that run until something only the embedder can decide;
-//! [`host::best`] chooses one and can say why. A [`Device`](machine::Device) is a passive state machine on a
-//! bus, a [`Loader`](boot::Loader) turns an image into bytes in memory and an entry state.
+//! [`Hypervisor`](hv::Hypervisor) makes vCPUs that run until something only the embedder can
+//! decide; [`host::best`] chooses one and can say why. A [`Device`](machine::Device) is a passive
+//! state machine on a bus, a [`Loader`](boot::Loader) turns an image into bytes in memory and an
+//! entry state.
 //!
 //! The library never ends the process, prints nothing, and starts no thread but one per further
 //! vCPU inside [`Machine::run`]. Dropping a machine frees everything it had.

@@ -1,9 +1,9 @@
 //! Saved state as versioned, named records.
 //!
-//! A [`StateWriter`] collects records, a [`StateReader`] hands them out by name. What is saved is a type of its own, never
-//! a runtime type, and carries a version; what is left over at the end of a restore is an error. Bytes come
-//! from outside and are not trusted: every length and name is checked, nothing panics, nothing is allocated that the
-//! input does not back.
+//! A [`StateWriter`] collects records, a [`StateReader`] hands them out by name. What is saved is a
+//! type of its own, never a runtime type, and carries a version; what is left over at the end of a
+//! restore is an error. Bytes come from outside and are not trusted: every length and name is
+//! checked, nothing panics, nothing is allocated that the input does not back.
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -26,21 +26,6 @@ pub struct Kind {
     pub name: &'static str,
     /// The version this build writes.
     pub version: u16,
-}
-
-/// Something that can be saved and put back.
-pub trait Persist {
-    /// Adds its records. Called while the machine is paused.
-    ///
-    /// # Errors
-    /// Whatever reading the state gave.
-    fn save(&self, out: &mut StateWriter) -> Result<()>;
-
-    /// Takes its records and becomes what was saved; on an error it is unspecified which of them took effect.
-    ///
-    /// # Errors
-    /// `Snapshot` for a missing or malformed record, `Incompatible` for one that does not fit.
-    fn restore(&mut self, from: &mut StateReader) -> Result<()>;
 }
 
 /// Collects records.
@@ -128,7 +113,8 @@ impl StateReader {
     /// Takes the record of this kind.
     ///
     /// # Errors
-    /// `NotFound` if there is none, `Incompatible` if it has another version, `Snapshot` if its bytes are not a `T`.
+    /// `NotFound` if there is none, `Incompatible` if it has another version, `Snapshot` if its
+    /// bytes are not a `T`.
     pub fn take<T: DeserializeOwned>(&mut self, kind: Kind) -> Result<T> {
         let name = format!("{}{}", self.scope, kind.name);
         let Some(at) = self.records.iter().position(|record| record.name == name) else {
@@ -239,7 +225,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_panic_or_allocate_beyond_their_size(bytes in prop::collection::vec(any::<u8>(), 0..256)) {
+        fn no_bytes_panic_or_allocate_beyond_their_size(
+            bytes in prop::collection::vec(any::<u8>(), 0..256),
+        ) {
             if let Ok(mut from) = StateReader::from_bytes(&bytes) {
                 let _ = from.take::<Vec<u64>>(A);
                 let _ = from.finish();

@@ -1,7 +1,8 @@
 //! Which process an object belongs to.
 //!
-//! KVM ties a VM to the address space that made it and guest RAM is `MADV_DONTFORK`, so after a host `fork()`
-//! the child holds objects it must not use. Each such object carries an [`Owner`] and asks it first.
+//! KVM ties a VM to the address space that made it and guest RAM is `MADV_DONTFORK`, so after a
+//! host `fork()` the child holds objects it must not use. Each such object carries an [`Owner`] and
+//! asks it first.
 
 use crate::error::{Error, ErrorKind, Result};
 

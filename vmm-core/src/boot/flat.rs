@@ -24,8 +24,8 @@ const TASK: u16 = 0x18;
 
 /// A flat binary, as `objcopy -O binary` makes it.
 ///
-/// Whatever the mode, interrupts are off, RSP is right below the image (it may push at once), and the registers are zero except as
-/// set with [`arguments`](Self::arguments).
+/// Whatever the mode, interrupts are off, RSP is right below the image (it may push at once), and
+/// the registers are zero except as set with [`arguments`](Self::arguments).
 #[derive(Clone, Debug)]
 pub struct Flat {
     image: Vec<u8>,
@@ -42,8 +42,8 @@ enum Mode {
 }
 
 impl Flat {
-    /// For long mode at ring 0: loaded and entered at 0x10000, the first 4 GiB mapped one to one and writable. The GDT (code
-    /// 0x08, data 0x10) and the page tables lie from 0x1000 to 0x8000.
+    /// For long mode at ring 0: loaded and entered at 0x10000, the first 4 GiB mapped one to one
+    /// and writable. The GDT (code 0x08, data 0x10) and the page tables lie from 0x1000 to 0x8000.
     pub fn long_mode(image: impl Into<Vec<u8>>) -> Self {
         Self::new(image.into(), LONG_MODE_AT, Mode::Long)
     }

@@ -1,7 +1,8 @@
 //! From an image to bytes in guest memory and the state a vCPU starts in.
 //!
-//! A loader sees memory and what the board looks like; never a hypervisor or a device. What it loads may come from anywhere:
-//! each length and address is checked, and a bad image is an error that names what is wrong.
+//! A loader sees memory and what the board looks like; never a hypervisor or a device. What it
+//! loads may come from anywhere: each length and address is checked, and a bad image is an error
+//! that names what is wrong.
 
 mod flat;
 
@@ -33,7 +34,8 @@ impl BoardInfo {
 pub struct Entry {
     /// General-purpose registers; `rip` is the entry point.
     pub regs: Regs,
-    /// The mode: segments, control registers, tables. CR8 and the APIC base are left as the back end made them.
+    /// The mode: segments, control registers, tables. CR8 and the APIC base are left as the back
+    /// end made them.
     pub system: SystemRegs,
 }
 

@@ -1,7 +1,8 @@
 //! The measurements: a few instructions at each privilege level.
 //!
-//! Each guest is a handful of instructions in long mode that end with a store to an address that is not RAM; `run` comes back with
-//! it. The privilege level is simply the one the vCPU is started at, so no guest needs an IDT or a way between rings.
+//! Each guest is a handful of instructions in long mode that end with a store to an address that is
+//! not RAM; `run` comes back with it. The privilege level is simply the one the vCPU is started at,
+//! so no guest needs an IDT or a way between rings.
 
 use std::{
     ops::ControlFlow,
@@ -76,8 +77,9 @@ pub(super) fn measure(hypervisor: &dyn Hypervisor) -> Result<Measured> {
     })
 }
 
-/// The nanoseconds of one iteration of [`LOOP`]: what a long loop takes more than an empty one. The loop grows until it takes a
-/// millisecond, so that an emulated ring costs little and a native one is still measured well above the noise of an exit.
+/// The nanoseconds of one iteration of [`LOOP`]: what a long loop takes more than an empty one. The
+/// loop grows until it takes a millisecond, so that an emulated ring costs little and a native one
+/// is still measured well above the noise of an exit.
 fn iteration_cost(hypervisor: &dyn Hypervisor, ring: u8) -> Result<f64> {
     const LONG_ENOUGH: Duration = Duration::from_millis(1);
     const MOST: u64 = 10_000_000;

@@ -1,8 +1,9 @@
 //! What this host can run, and the choice of a back end.
 //!
-//! [`probe`] tells three kinds of host apart by measuring, never by name: whole KVM; user-mode KVM, a software hypervisor behind
-//! `/dev/kvm` that runs ring 3 natively but emulates each ring-0 instruction; and no KVM. It says what it found in words, and
-//! what to do about it. [`best`] makes the choice for a need and gives the reason.
+//! [`probe`] tells three kinds of host apart by measuring, never by name: whole KVM; user-mode KVM,
+//! a software hypervisor behind `/dev/kvm` that runs ring 3 natively but emulates each ring-0
+//! instruction; and no KVM. It says what it found in words, and what to do about it. [`best`] makes
+//! the choice for a need and gives the reason.
 
 mod measure;
 
@@ -26,7 +27,8 @@ use crate::{
 pub enum KvmKind {
     /// None that can be used.
     None,
-    /// Guest user code runs natively, guest kernels are emulated by the host's kernel and many of their instructions are missing.
+    /// Guest user code runs natively, guest kernels are emulated by the host's kernel and many of
+    /// their instructions are missing.
     UserMode,
     /// All guests run natively.
     Whole,
@@ -75,7 +77,8 @@ impl RingCost {
     }
 }
 
-/// A ring 0 dearer than this is emulated. Natively the ratio is 1; the emulation measured is beyond 1,000.
+/// A ring 0 dearer than this is emulated. Natively the ratio is 1; the emulation measured is beyond
+/// 1,000.
 const EMULATED: f64 = 20.0;
 
 /// What a guest needs to run well.
@@ -117,7 +120,8 @@ impl From<Choice> for Arc<dyn Hypervisor> {
     }
 }
 
-/// What this host can run: measured at the first call, which takes some 10 to 30 ms, and remembered for the life of the process.
+/// What this host can run: measured at the first call, which takes some 10 to 30 ms, and remembered
+/// for the life of the process.
 pub fn probe() -> &'static Report {
     static REPORT: OnceLock<Report> = OnceLock::new();
     REPORT.get_or_init(probe_again)
@@ -211,8 +215,8 @@ fn judge(caps: &Caps, measured: &Measured) -> Report {
     Report { kvm, findings, ring_cost: Some(cost) }
 }
 
-const OTHER_HOST: &str = "fine for programs in ring 3; guest kernels want a host with VT-x or AMD-V, on clouds one with nested \
-                          virtualization";
+const OTHER_HOST: &str = "fine for programs in ring 3; guest kernels want a host with VT-x or \
+                          AMD-V, on clouds one with nested virtualization";
 
 fn ring0_words(cost: &RingCost, native: bool) -> String {
     let RingCost { ring0, ring3 } = cost;

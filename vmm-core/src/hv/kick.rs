@@ -1,9 +1,11 @@
 //! Making `run` return from another thread or a signal handler, without a race.
 //!
-//! A kick must not be lost if it comes a moment before `run` enters the guest, and must not send its signal to a thread that
-//! has left `run`. One word holds the whole handshake: a kicker announces itself in it, marks the kick, raises the
-//! back end's exit flag, signals the thread if the word said that it is in `run`, and signs off. A thread that leaves `run` waits until
-//! no kicker is between announcing and signing off; the same wait lets a vCPU free the exit flag's memory.
+//! A kick must not be lost if it comes a moment before `run` enters the guest, and must not send
+//! its signal to a thread that has left `run`. One word holds the whole handshake: a kicker
+//! announces itself in it, marks the kick, raises the back end's exit flag, signals the thread if
+//! the word said that it is in `run`, and signs off. A thread that leaves `run` waits until no
+//! kicker is between announcing and signing off; the same wait lets a vCPU free the exit flag's
+//! memory.
 #![expect(unsafe_code, reason = "the kick signal, and the exit flag in a back end's shared page")]
 
 use std::{
@@ -31,8 +33,8 @@ const KICKER: u32 = 8;
 
 /// Makes a vCPU's [`run`](super::Vcpu::run) return [`Kicked`](crate::exit::VcpuExit::Kicked).
 ///
-/// May be used from any thread and from a signal handler, and outlive the vCPU. A kick while nobody is in `run` makes the next
-/// `run` return at once; several kicks before it returns are one.
+/// May be used from any thread and from a signal handler, and outlive the vCPU. A kick while nobody
+/// is in `run` makes the next `run` return at once; several kicks before it returns are one.
 #[derive(Clone)]
 pub struct Kicker(Arc<KickTarget>);
 
@@ -66,7 +68,8 @@ enum Flag {
     Signalled(NonNull<AtomicU8>),
 }
 
-// SAFETY: the pointer leads to an atomic that any thread may use; `close` makes sure nobody does after it is gone.
+// SAFETY: the pointer leads to an atomic that any thread may use; `close` makes sure nobody does
+// after it is gone.
 unsafe impl Send for Flag {}
 // SAFETY: as above.
 unsafe impl Sync for Flag {}
@@ -83,7 +86,8 @@ pub(crate) enum Entry<'a> {
 pub(crate) struct Running<'a>(&'a KickTarget);
 
 impl Running<'_> {
-    /// Takes the thread off the record. A kick that waits is now reported if `consume`, or kept for the next `run`.
+    /// Takes the thread off the record. A kick that waits is now reported if `consume`, or kept for
+    /// the next `run`.
     pub(crate) fn leave(self, consume: bool) {
         self.0.leave(consume);
         std::mem::forget(self);
@@ -129,10 +133,11 @@ impl KickTarget {
             let before = self.word.fetch_or(PENDING, SeqCst);
             self.raise(1);
             if before & RUNNING != 0
-                && let (Flag::Signalled(_), Some(Ok(signal))) = (&self.flag, SIGNAL.get())
+                && let (Flag::Signalled(_), Some(signal)) = (&self.flag, SIGNAL.get())
             {
-                // SAFETY: RUNNING was set after we announced ourselves, so the thread waits for us before it leaves `run`
-                // and the `pthread_t` is that of a live thread. `pthread_kill` is async-signal-safe.
+                // SAFETY: RUNNING was set after we announced ourselves, so the thread waits for us
+                // before it leaves `run` and the `pthread_t` is that of a live thread.
+                // `pthread_kill` is async-signal-safe.
                 unsafe { libc::pthread_kill(self.thread.load(SeqCst), *signal) };
             }
         }
@@ -141,7 +146,8 @@ impl KickTarget {
 
     /// Puts the calling thread on record as running, unless a kick is waiting.
     ///
-    /// A kick from here on sets the exit flag after it was cleared here, so the flag stays set until the back end sees it.
+    /// A kick from here on sets the exit flag after it was cleared here, so the flag stays set
+    /// until the back end sees it.
     pub(crate) fn enter(&self) -> Entry<'_> {
         self.raise(0);
         // SAFETY: `pthread_self` always succeeds.
@@ -172,7 +178,8 @@ impl KickTarget {
     /// Ends [`raise_exit_flag`](Self::raise_exit_flag); a kick that came meanwhile keeps the flag.
     pub(crate) fn lower_exit_flag(&self) {
         self.raise(0);
-        // A kicker marks PENDING first and raises the flag second: what we may have cleared is seen here.
+        // A kicker marks PENDING first and raises the flag second: what we may have cleared is seen
+        // here.
         if self.is_pending() {
             self.raise(1);
         }
@@ -180,7 +187,8 @@ impl KickTarget {
 
     /// From its return on, no kicker touches the exit flag.
     pub(crate) fn close(&self) {
-        // In a child of fork() nobody kicks, and a kicker that was at work in the parent stays in the count for ever.
+        // In a child of fork() nobody kicks, and a kicker that was at work in the parent stays in
+        // the count for ever.
         if self.owner.is_current() {
             self.quiet(|word| word | CLOSED);
         }
@@ -191,7 +199,8 @@ impl KickTarget {
         loop {
             let word = self.word.load(SeqCst);
             if word >= KICKER {
-                // A kicker holds this for the few instructions of `kick`; it may have been preempted in them.
+                // A kicker holds this for the few instructions of `kick`; it may have been
+                // preempted in them.
                 std::thread::yield_now();
             } else if self.word.compare_exchange(word, change(word), SeqCst, SeqCst).is_ok() {
                 return;
@@ -202,45 +211,56 @@ impl KickTarget {
     fn raise(&self, value: u8) {
         match &self.flag {
             Flag::Polled(flag) => flag.store(value, SeqCst),
-            // SAFETY: valid until `close` returned, and `close` waits for kickers; `enter` and the rest are the vCPU's own.
+            // SAFETY: valid until `close` returned, and `close` waits for kickers; `enter` and the
+            // rest are the vCPU's own.
             Flag::Signalled(flag) => unsafe { flag.as_ref() }.store(value, SeqCst),
         }
     }
 }
 
 /// The kick signal, once its handler is installed; process-wide, as signal dispositions are.
-static SIGNAL: OnceLock<Result<libc::c_int, String>> = OnceLock::new();
+static SIGNAL: OnceLock<libc::c_int> = OnceLock::new();
 
 /// Chooses the signal that gets threads out of the guest, and installs its empty handler.
 ///
-/// Needed only by programs that use the default, `SIGRTMIN + 7`, for themselves; call it before the first machine runs.
+/// Needed only by programs that use the default, `SIGRTMIN + 7`, for themselves; call it before the
+/// first machine runs and before the first [`probe`](crate::host::probe), which runs guests too.
 ///
 /// # Errors
-/// `BadConfig` if the signal already has a handler or is none, `WrongState` if another was chosen or used already.
+/// `BadConfig` if the signal already has a handler or is none, `WrongState` if another was chosen
+/// or used already.
 pub fn set_kick_signal(signal: i32) -> Result<()> {
-    match SIGNAL.get_or_init(|| install(signal)) {
-        Ok(chosen) if *chosen == signal => Ok(()),
-        Ok(chosen) => Err(Error::wrong_state(format!("the kick signal is already {chosen}"))),
-        Err(error) => Err(Error::bad_config(error.as_str())),
+    match installed(signal)? {
+        chosen if chosen == signal => Ok(()),
+        chosen => Err(Error::wrong_state(format!("the kick signal is already {chosen}"))),
     }
 }
 
-/// The kick signal, its handler installed and unblocked on the calling thread until the guard is dropped.
+/// Unblocks the kick signal on the calling thread until the guard is dropped; its handler is
+/// installed.
 pub(crate) fn listen() -> Result<Listening> {
-    match SIGNAL.get_or_init(|| install(libc::SIGRTMIN() + 7)) {
-        Ok(signal) => Ok(Listening::new(*signal)),
-        Err(error) => Err(Error::bad_config(error.as_str())),
-    }
+    Ok(Listening::new(installed(libc::SIGRTMIN() + 7)?))
 }
 
-/// The kick signal is unblocked; a thread that had blocked it has it blocked again when this is dropped.
+/// The signal in use: the one chosen first, or now `wanted`.
+fn installed(wanted: libc::c_int) -> Result<libc::c_int> {
+    if let Some(signal) = SIGNAL.get() {
+        return Ok(*signal);
+    }
+    install(wanted)?;
+    Ok(*SIGNAL.get_or_init(|| wanted))
+}
+
+/// The kick signal is unblocked; a thread that had blocked it has it blocked again when this is
+/// dropped.
 pub(crate) struct Listening {
     reblock: Option<libc::sigset_t>,
 }
 
 impl Listening {
     fn new(signal: libc::c_int) -> Self {
-        // SAFETY: a `sigset_t` is plain bits; each call is given valid pointers to live sets and a valid signal.
+        // SAFETY: a `sigset_t` is plain bits; each call is given valid pointers to live sets and a
+        // valid signal.
         unsafe {
             let mut set: libc::sigset_t = std::mem::zeroed();
             let mut before: libc::sigset_t = std::mem::zeroed();
@@ -262,13 +282,14 @@ impl Drop for Listening {
     }
 }
 
-/// Blocks every signal but the kick signal on the calling thread: what each thread of ours does first.
+/// Blocks every signal but the kick signal on the calling thread: what each thread of ours does
+/// first.
 pub(crate) fn block_other_signals() {
     // SAFETY: a `sigset_t` is plain bits, filled before use; the old mask is not asked for.
     unsafe {
         let mut set: libc::sigset_t = std::mem::zeroed();
         libc::sigfillset(&mut set);
-        if let Some(Ok(signal)) = SIGNAL.get() {
+        if let Some(signal) = SIGNAL.get() {
             libc::sigdelset(&mut set, *signal);
         }
         libc::pthread_sigmask(libc::SIG_SETMASK, &set, std::ptr::null_mut());
@@ -276,30 +297,40 @@ pub(crate) fn block_other_signals() {
 }
 
 /// Installs the empty handler, only where there is none.
-fn install(signal: libc::c_int) -> Result<libc::c_int, String> {
-    // Its only purpose is to exist: a signal without a handler would end the process, an ignored one would not interrupt.
+fn install(signal: libc::c_int) -> Result<()> {
+    // Its only purpose is to exist: a signal without a handler would end the process, an ignored
+    // one would not interrupt.
     extern "C" fn nothing(_: libc::c_int) {}
+    let ours = nothing as extern "C" fn(libc::c_int) as libc::sighandler_t;
+    let refused = || {
+        let reason = std::io::Error::last_os_error();
+        Error::bad_config(format!("kick signal {signal}: {reason}"))
+    };
 
-    // SAFETY: a zeroed `sigaction` is valid (default disposition, empty mask); pointers are to live values; the handler
-    // does nothing and is therefore async-signal-safe.
+    // SAFETY: a zeroed `sigaction` is valid (default disposition, empty mask); pointers are to live
+    // values; the handler does nothing and is therefore async-signal-safe.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         if libc::sigaction(signal, std::ptr::null(), &mut action) != 0 {
-            return Err(format!("kick signal {signal}: {}", std::io::Error::last_os_error()));
+            return Err(refused());
+        }
+        // Two threads may be here for their first run at the same time.
+        if action.sa_sigaction == ours {
+            return Ok(());
         }
         if action.sa_sigaction != libc::SIG_DFL {
-            return Err(format!(
-                "signal {signal} already has a handler: choose another with set_kick_signal() before the first run"
-            ));
+            return Err(Error::bad_config(format!(
+                "signal {signal} already has a handler: choose another with set_kick_signal() \
+                 before the first run"
+            )));
         }
-        let handler: extern "C" fn(libc::c_int) = nothing;
-        action.sa_sigaction = handler as usize;
+        action.sa_sigaction = ours;
         action.sa_flags = libc::SA_ONSTACK | libc::SA_RESTART;
         if libc::sigaction(signal, &action, std::ptr::null_mut()) != 0 {
-            return Err(format!("kick signal {signal}: {}", std::io::Error::last_os_error()));
+            return Err(refused());
         }
     }
-    Ok(signal)
+    Ok(())
 }
 
 #[cfg(test)]

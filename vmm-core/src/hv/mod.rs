@@ -1,12 +1,12 @@
 //! The seam between a machine and what runs its CPUs.
 //!
-//! A [`Hypervisor`] makes VMs, a [`Vm`] maps memory and makes vCPUs, a [`Vcpu`] runs guest code on the calling thread until
-//! only the caller can decide. Accesses outside RAM do not come back as exits; they are answered on the way
-//! by the [`GuestIo`] that `run` was lent. What not every back end can do is an optional power, asked for with a method
-//! that returns an `Option`.
+//! A [`Hypervisor`] makes VMs, a [`Vm`] maps memory and makes vCPUs, a [`Vcpu`] runs guest code on
+//! the calling thread until only the caller can decide. Accesses outside RAM do not come back as
+//! exits; they are answered on the way by the [`GuestIo`] that `run` was lent. What not every back
+//! end can do is an optional power, asked for with a method that returns an `Option`.
 //!
-//! [`script`] is a back end that plays a list of accesses, for testing devices without a CPU. The `conformance` module
-//! (feature of that name) holds the bodies each back end is tested with.
+//! [`script`] is a back end that plays a list of accesses, for testing devices without a CPU. The
+//! `conformance` module (feature of that name) holds the bodies each back end is tested with.
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -91,9 +91,11 @@ impl Default for IrqConfig {
     }
 }
 
-/// A virtual machine: an address space, interrupt controllers, vCPUs. Every method may be called from any thread.
+/// A virtual machine: an address space, interrupt controllers, vCPUs. Every method may be called
+/// from any thread.
 pub trait Vm: Send + Sync {
-    /// Maps RAM into the guest. The region stays mapped, and alive, until it is unmapped or the VM is gone.
+    /// Maps RAM into the guest. The region stays mapped, and alive, until it is unmapped or the VM
+    /// is gone.
     ///
     /// # Errors
     /// `BadConfig` if the slot is unaligned, empty, outside its region, or overlaps another.
@@ -105,8 +107,8 @@ pub trait Vm: Send + Sync {
     /// `NotFound` if no slot starts there.
     fn unmap(&self, at: GuestAddress) -> Result<()>;
 
-    /// Makes a vCPU: number 0 is about to execute at the reset vector, the others wait for INIT and SIPI. Without interrupt controllers,
-    /// all are ready to run.
+    /// Makes a vCPU: number 0 is about to execute at the reset vector, the others wait for INIT and
+    /// SIPI. Without interrupt controllers, all are ready to run.
     ///
     /// # Errors
     /// `BadConfig` if the number is not below [`VmConfig::vcpus`] or taken.
@@ -124,7 +126,8 @@ pub trait Vm: Send + Sync {
     /// Puts back what [`save`](Self::save) of this or another back end wrote. No vCPU may run.
     ///
     /// # Errors
-    /// `NotFound`, `Incompatible` or `Snapshot` for a record that is missing or does not fit, `Host` if refused.
+    /// `NotFound`, `Incompatible` or `Snapshot` for a record that is missing or does not fit,
+    /// `Host` if refused.
     fn restore(&self, from: &mut StateReader) -> Result<()>;
 
     /// Stores that become events without leaving `run`, if the back end has them.
@@ -178,15 +181,18 @@ pub enum Access {
     ReadWrite,
 }
 
-/// One virtual CPU. It runs on whichever thread calls [`run`](Self::run); moving it between threads is allowed.
+/// One virtual CPU. It runs on whichever thread calls [`run`](Self::run); moving it between threads
+/// is allowed.
 pub trait Vcpu: Send {
-    /// Runs the guest until there is something only the caller can decide. Accesses outside RAM are answered by `io` on
-    /// this thread.
+    /// Runs the guest until there is something only the caller can decide. Accesses outside RAM are
+    /// answered by `io` on this thread.
     ///
-    /// Whatever the exit, the last instruction is complete or not begun: registers can be read and state saved.
+    /// Whatever the exit, the last instruction is complete or not begun: registers can be read and
+    /// state saved.
     ///
     /// # Errors
-    /// `Host` if the back end fails, `WrongProcess` after `fork()`. The guest's faults are an exit, not an error.
+    /// `Host` if the back end fails, `WrongProcess` after `fork()`. The guest's faults are an exit,
+    /// not an error.
     fn run(&mut self, io: &dyn GuestIo) -> Result<VcpuExit>;
 
     /// What makes [`run`](Self::run) return from elsewhere.
@@ -231,8 +237,8 @@ pub trait Vcpu: Send {
 
 /// Who answers a guest's accesses outside RAM. Called on vCPU threads, several at once.
 ///
-/// `data` is 1 to 8 bytes, little-endian; reads fill it. Port accesses are 1, 2 or 4 bytes; a string instruction comes as one
-/// call for each element.
+/// `data` is 1 to 8 bytes, little-endian; reads fill it. Port accesses are 1, 2 or 4 bytes; a
+/// string instruction comes as one call for each element.
 pub trait GuestIo: Sync {
     /// A load from `at`.
     fn mmio_read(&self, at: GuestAddress, data: &mut [u8]) -> Flow;
@@ -285,8 +291,8 @@ pub trait Doorbells {
 
 /// The record of pages the guest has written, for slots mapped with [`MemorySlot::log_dirty`].
 pub trait DirtyLog {
-    /// The pages of the slot at `at` written by the guest since it was mapped or last taken: bit `n % 64` of word `n / 64` is
-    /// page `n`. Writes by the host are not in it.
+    /// The pages of the slot at `at` written by the guest since it was mapped or last taken: bit `n
+    /// % 64` of word `n / 64` is page `n`. Writes by the host are not in it.
     ///
     /// # Errors
     /// `NotFound` if no slot starts there or it is not logged.

@@ -1,8 +1,9 @@
 //! A hypervisor without a CPU: its vCPU plays a list of accesses.
 //!
-//! For testing devices, machines and language bindings anywhere, and for measuring a bus without a guest. RAM accesses go to the mapped
-//! slots, everything else to [`GuestIo`]; doorbells, the dirty log and the interrupt controller are there and record
-//! what reaches them. Only vCPU 0 plays; the others wait for a kick.
+//! For testing devices, machines and language bindings anywhere, and for measuring a bus without a
+//! guest. RAM accesses go to the mapped slots, everything else to [`GuestIo`]; doorbells, the dirty
+//! log and the interrupt controller are there and record what reaches them. Only vCPU 0 plays; the
+//! others wait for a kick.
 
 use std::{
     collections::BTreeMap,
@@ -164,7 +165,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The whole state of a script VM is which lines it has seen, which is the record's; so its own record is empty.
+/// The whole state of a script VM is which lines it has seen, which is the record's; so its own
+/// record is empty.
 const STATE: Kind = Kind { name: "script", version: 1 };
 
 impl Vm for ScriptVm {

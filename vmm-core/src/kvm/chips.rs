@@ -51,13 +51,13 @@ fn set(vm: &VmFd, chip: &kvm_irqchip) -> Result<()> {
 }
 
 same_fields!(pic_to_kvm, pic_from_kvm: kvm_pic_state <=> Pic {
-    last_irr, irr, imr, isr, priority_add, irq_base, read_reg_select, poll, special_mask, init_state,
-    auto_eoi, rotate_on_auto_eoi, special_fully_nested_mode, init4, elcr, elcr_mask,
+    last_irr, irr, imr, isr, priority_add, irq_base, read_reg_select, poll, special_mask,
+    init_state, auto_eoi, rotate_on_auto_eoi, special_fully_nested_mode, init4, elcr, elcr_mask,
 });
 
 same_fields!(channel_to_kvm, channel_from_kvm: kvm_pit_channel_state <=> PitChannel {
-    count, latched_count, count_latched, status_latched, status, read_state, write_state, write_latch,
-    rw_mode, mode, bcd, gate, count_load_time,
+    count, latched_count, count_latched, status_latched, status, read_state, write_state,
+    write_latch, rw_mode, mode, bcd, gate, count_load_time,
 });
 
 fn ioapic_from_kvm(kvm: &kvm_ioapic_state) -> Ioapic {

@@ -1,8 +1,8 @@
 //! The kernel's hypervisor, `/dev/kvm` (Linux `Documentation/virt/kvm/api.rst`).
 //!
-//! Every KVM ioctl of this library is in this directory. A [`Kvm`] is one open `/dev/kvm` with what was asked of it once: its
-//! capabilities, the processor it offers, the MSRs it saves. Whether it is a good KVM is not decided here but by
-//! [`host::probe`](crate::host::probe), which measures.
+//! Every KVM ioctl of this library is in this directory. A [`Kvm`] is one open `/dev/kvm` with what
+//! was asked of it once: its capabilities, the processor it offers, the MSRs it saves. Whether it
+//! is a good KVM is not decided here but by [`host::probe`](crate::host::probe), which measures.
 
 /// Two conversions between structures whose fields have the same names.
 macro_rules! same_fields {
@@ -77,8 +77,8 @@ impl Kvm {
     /// Opens `/dev/kvm`.
     ///
     /// # Errors
-    /// `NoHypervisor` if it is not there, may not be opened or is no KVM, with what to do about it; `Unsupported` if the kernel
-    /// is too old.
+    /// `NoHypervisor` if it is not there, may not be opened or is no KVM, with what to do about it;
+    /// `Unsupported` if the kernel is too old.
     pub fn open() -> Result<Self> {
         Self::open_at(Path::new("/dev/kvm"))
     }
@@ -136,11 +136,12 @@ fn cannot_open(path: &Path, errno: i32) -> Error {
     let reason = std::io::Error::from_raw_os_error(errno);
     let advice = match errno {
         libc::EACCES | libc::EPERM => {
-            "add yourself to the group that owns it (usually: sudo usermod -aG kvm $USER) and log in again"
+            "add yourself to the group that owns it (usually: sudo usermod -aG kvm $USER) and log in \
+             again"
         }
         libc::ENOENT | libc::ENXIO | libc::ENODEV => {
-            "load the module (modprobe kvm_intel or kvm_amd), switch virtualization on in the firmware, \
-             or give the container the device (--device /dev/kvm)"
+            "load the module (modprobe kvm_intel or kvm_amd), switch virtualization on in the \
+             firmware, or give the container the device (--device /dev/kvm)"
         }
         libc::EMFILE | libc::ENFILE => "raise the limit of open files (ulimit -n)",
         _ => "see the kernel log",
@@ -168,7 +169,8 @@ fn caps(kvm: &kvm_ioctls::Kvm) -> Result<Caps> {
         kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).host(|| "asking KVM for its CPUID")?;
     let leaves = supported.as_slice().iter().map(convert::cpuid_from_kvm).collect();
     let mut cpu = CpuModel::from_leaves(leaves).restrict().with(Feature::HYPERVISOR);
-    // KVM emulates the deadline timer itself, and many versions leave its bit to whoever asks for the capability.
+    // KVM emulates the deadline timer itself, and many versions leave its bit to whoever asks for
+    // the capability.
     if irq && kvm.check_extension(Cap::TscDeadlineTimer) {
         cpu = cpu.with(Feature::TSC_DEADLINE);
     }

@@ -1,7 +1,7 @@
 //! The page KVM shares with a thread in KVM_RUN: why it came back, and the data of an access.
 //!
-//! Mapped a second time, next to `kvm-ioctls`' own mapping, because other threads set `immediate_exit` in it while that crate
-//! holds a `&mut` to its own.
+//! Mapped a second time, next to `kvm-ioctls`' own mapping, because other threads set
+//! `immediate_exit` in it while that crate holds a `&mut` to its own.
 #![expect(unsafe_code, reason = "a page shared with the kernel")]
 
 use std::{
@@ -32,7 +32,8 @@ pub(super) struct RunPage {
     size: usize,
 }
 
-// SAFETY: the mapping is not tied to a thread; all access but the exit flag's goes through `&mut self`.
+// SAFETY: the mapping is not tied to a thread; all access but the exit flag's goes through `&mut
+// self`.
 unsafe impl Send for RunPage {}
 
 /// Why KVM_RUN returned 0: an access to answer, or something that ends `run`.
@@ -82,7 +83,8 @@ impl RunPage {
 
     /// `kvm_run.immediate_exit`, valid as long as the page is mapped.
     pub(super) fn exit_flag(&self) -> NonNull<AtomicU8> {
-        // SAFETY: `run` points to a mapped `kvm_run`; taking a field's address reads nothing, and it is not null.
+        // SAFETY: `run` points to a mapped `kvm_run`; taking a field's address reads nothing, and
+        // it is not null.
         unsafe { NonNull::new_unchecked(&raw mut (*self.run.as_ptr()).immediate_exit).cast() }
     }
 
@@ -120,16 +122,17 @@ impl RunPage {
         let width = usize::from(io.size);
         let len = (width * io.count as usize).min(self.size - io.data_offset as usize);
         let start = self.run.as_ptr().cast::<u8>();
-        // SAFETY: the kernel puts the data at this offset of the same mapping, and does not touch it outside KVM_RUN. The
-        // slice borrows `self`, so KVM_RUN cannot be entered while it lives.
+        // SAFETY: the kernel puts the data at this offset of the same mapping, and does not touch
+        // it outside KVM_RUN. The slice borrows `self`, so KVM_RUN cannot be entered while it
+        // lives.
         let data =
             unsafe { std::slice::from_raw_parts_mut(start.add(io.data_offset as usize), len) };
         Port { port: io.port, out: u32::from(io.direction) == KVM_EXIT_IO_OUT, width, data }
     }
 
     fn mmio(&mut self) -> Mmio<'_> {
-        // SAFETY: the exit reason says that `mmio` is the valid field of the union; the kernel does not touch it outside KVM_RUN, and
-        // the reference borrows `self`.
+        // SAFETY: the exit reason says that `mmio` is the valid field of the union; the kernel does
+        // not touch it outside KVM_RUN, and the reference borrows `self`.
         let mmio = unsafe { &mut (*self.run.as_ptr()).__bindgen_anon_1.mmio };
         let len = (mmio.len as usize).min(mmio.data.len());
         let (at, write) = (GuestAddress(mmio.phys_addr), mmio.is_write != 0);
@@ -137,8 +140,9 @@ impl RunPage {
     }
 
     fn internal_error(&self) -> FaultKind {
-        // SAFETY: the exit reason says that `internal` is valid, and for this suberror `emulation_failure`, which is `internal` with names for
-        // its data words. All are plain integers.
+        // SAFETY: the exit reason says that `internal` is valid, and for this suberror
+        // `emulation_failure`, which is `internal` with names for its data words. All are plain
+        // integers.
         let error = unsafe { (*self.run.as_ptr()).__bindgen_anon_1.emulation_failure };
         if error.suberror != KVM_INTERNAL_ERROR_EMULATION {
             return FaultKind::Other(format!("KVM internal error {}", error.suberror));
@@ -171,7 +175,8 @@ impl RunPage {
 
 impl Drop for RunPage {
     fn drop(&mut self) {
-        // SAFETY: we mapped these bytes; kickers were told to stop using the exit flag before (`KickTarget::close`).
+        // SAFETY: we mapped these bytes; kickers were told to stop using the exit flag before
+        // (`KickTarget::close`).
         let unmapped = unsafe { rustix::mm::munmap(self.run.as_ptr().cast(), self.size) };
         if let Err(error) = unmapped {
             log::error!("unmapping a vCPU's run page: {error}");

@@ -1,8 +1,9 @@
 //! Everything a vCPU carries, in one table and in the order that KVM needs.
 //!
-//! The order is the same both ways. The run state is read first, because reading it makes KVM act on a pending INIT or SIPI,
-//! which changes the rest. Restoring: the local APIC needs the APIC base of the system registers, the vector state needs XCR0, the TSC
-//! deadline (last of the MSRs) needs the local APIC, and setting registers drops pending events, so these come last.
+//! The order is the same both ways. The run state is read first, because reading it makes KVM act
+//! on a pending INIT or SIPI, which changes the rest. Restoring: the local APIC needs the APIC base
+//! of the system registers, the vector state needs XCR0, the TSC deadline (last of the MSRs) needs
+//! the local APIC, and setting registers drops pending events, so these come last.
 #![expect(
     unsafe_code,
     reason = "KVM_GET_XSAVE2 and KVM_SET_XSAVE take buffers of a size KVM names"
@@ -132,7 +133,8 @@ fn restore_xsave(vcpu: &KvmVcpu, state: &CpuState) -> Result<()> {
     let region = unsafe { &mut xsave.as_mut_fam_struct().xsave.region };
     region.iter_mut().zip(&mut words).for_each(|(to, from)| *to = from);
     xsave.as_mut_slice().iter_mut().zip(&mut words).for_each(|(to, from)| *to = from);
-    // SAFETY: the buffer has the bytes KVM_CAP_XSAVE2 asked for, or those of `kvm_xsave` on a kernel without it.
+    // SAFETY: the buffer has the bytes KVM_CAP_XSAVE2 asked for, or those of `kvm_xsave` on a
+    // kernel without it.
     unsafe { vcpu.fd.set_xsave2(&xsave) }.host(|| "KVM_SET_XSAVE")
 }
 
@@ -193,7 +195,8 @@ fn entries(indices: impl IntoIterator<Item = (u32, u64)>) -> Result<Msrs> {
         .map_err(|_| Error::incompatible(format!("{} MSRs are more than KVM takes", entries.len())))
 }
 
-/// Reads all that can be read: KVM stops at the first one it does not have for this guest, which is passed over.
+/// Reads all that can be read: KVM stops at the first one it does not have for this guest, which is
+/// passed over.
 fn save_msrs(vcpu: &KvmVcpu, state: &mut CpuState) -> Result<()> {
     let mut rest = vcpu.vm.shared.msrs.as_slice();
     while !rest.is_empty() {
@@ -223,7 +226,8 @@ fn restore_msrs(vcpu: &KvmVcpu, state: &CpuState) -> Result<()> {
     Ok(())
 }
 
-/// Whether the guest would read this value already; KVM refuses to write some that it allows to read.
+/// Whether the guest would read this value already; KVM refuses to write some that it allows to
+/// read.
 fn has_value(vcpu: &KvmVcpu, msr: &MsrValue) -> bool {
     let Ok(mut msrs) = entries([(msr.index, 0)]) else { return false };
     let read = vcpu.fd.get_msrs(&mut msrs);

@@ -1,7 +1,8 @@
 //! A vCPU of KVM: the loop around KVM_RUN.
 //!
-//! KVM finishes a port or MMIO access only at the next KVM_RUN. Whenever `run` returns, that has happened: either the return is an EINTR, which
-//! KVM gives only between instructions, or the access is completed first by entering once more with `immediate_exit` set.
+//! KVM finishes a port or MMIO access only at the next KVM_RUN. Whenever `run` returns, that has
+//! happened: either the return is an EINTR, which KVM gives only between instructions, or the
+//! access is completed first by entering once more with `immediate_exit` set.
 #![expect(unsafe_code, reason = "tells the kicker where the exit flag is")]
 
 use std::{ops::ControlFlow, sync::Arc};
@@ -46,7 +47,8 @@ impl KvmVcpu {
             errno => Error::host(format!("creating {id}"), errno),
         })?;
         let page = RunPage::map(&fd, vm.fd.run_size())?;
-        // SAFETY: the flag is valid while the page is mapped, and `drop` closes the target before it unmaps the page.
+        // SAFETY: the flag is valid while the page is mapped, and `drop` closes the target before
+        // it unmaps the page.
         let kick = unsafe { KickTarget::signalled(page.exit_flag()) };
         let vcpu = Self { id, fd, page, kick, vm };
         vcpu.set_cpuid(cpu)?;
@@ -111,7 +113,8 @@ impl KvmVcpu {
         }
     }
 
-    /// Lets KVM finish the access that a device answered with `exit`, and whatever further ones the instruction makes.
+    /// Lets KVM finish the access that a device answered with `exit`, and whatever further ones the
+    /// instruction makes.
     fn complete(&mut self, exit: VcpuExit, io: &dyn GuestIo) -> Result<VcpuExit> {
         self.kick.raise_exit_flag();
         let completed = loop {
@@ -120,7 +123,8 @@ impl KvmVcpu {
                 Ok(Entered::Interrupted) => break Ok(exit),
                 Ok(Entered::Exit) => {}
             }
-            // The rest of a split access or of a string: its devices answer too, but the first `Break` stands.
+            // The rest of a split access or of a string: its devices answer too, but the first
+            // `Break` stands.
             let _ = match self.page.exit() {
                 Exit::Port(mut access) => port_access(&mut access, io),
                 Exit::Mmio(mut access) => mmio_access(&mut access, io),

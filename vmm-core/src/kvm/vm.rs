@@ -26,8 +26,8 @@ use crate::{
     process::Owner,
 };
 
-/// Three pages that Intel processors without unrestricted guest need somewhere below 4 GiB, and one more; no device and no
-/// RAM of ours is there.
+/// Three pages that Intel processors without unrestricted guest need somewhere below 4 GiB, and one
+/// more; no device and no RAM of ours is there.
 const TSS_ADDRESS: usize = 0xfffb_d000;
 const IDENTITY_MAP_ADDRESS: u64 = 0xfffb_c000;
 
@@ -100,8 +100,9 @@ impl VmState {
             memory_size: len,
             userspace_addr: slot.region.host_address().addr() as u64 + slot.offset,
         };
-        // SAFETY: the range lies in the region (`SlotTable` checked it), whose mapping the slot table keeps alive until the slot is taken away or
-        // the VM, which outlives its vCPUs' use of it, is closed.
+        // SAFETY: the range lies in the region (`SlotTable` checked it), whose mapping the slot
+        // table keeps alive until the slot is taken away or the VM, which outlives its vCPUs' use
+        // of it, is closed.
         unsafe { self.fd.set_user_memory_region(region) }.host(|| format!("{slot}: KVM"))
     }
 }

@@ -164,6 +164,72 @@ impl fmt::Display for ExitReport {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        Machine,
+        boot::Flat,
+        bus::BusDevice,
+        exit::{CONTINUE, Flow},
+        hv::script::{Access, Script},
+        machine::{Device, Slot},
+    };
+
+    /// Takes two writes and nothing else.
+    struct Sink;
+
+    impl BusDevice for Sink {
+        fn read(&self, _: u64, _: &mut [u8]) -> Flow {
+            CONTINUE
+        }
+
+        fn write(&self, _: u64, _: &[u8]) -> Flow {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+            CONTINUE
+        }
+    }
+
+    impl Device for Sink {
+        fn name(&self) -> &str {
+            "sink"
+        }
+
+        fn plug(self: Box<Self>, slot: &mut Slot<'_>) -> crate::Result<()> {
+            slot.ports(0x80, 1, Arc::new(*self))
+        }
+    }
+
+    fn report(accounting: Option<Accounting>) -> Option<ExitReport> {
+        let mut script = vec![Access::port_out(0x80, &[1]); 3];
+        script.extend([Access::port_in(0x99, 1), Access::load(0xd000_0000, 4), Access::Halt]);
+        let mut builder = Machine::builder()
+            .hypervisor(Script::new(script))
+            .memory(1 << 20)
+            .interrupts(None)
+            .boot(Flat::real_mode([0xf4]))
+            .device(Sink);
+        if let Some(accounting) = accounting {
+            builder = builder.account(accounting);
+        }
+        let machine = builder.build().unwrap();
+        machine.run().unwrap();
+        machine.exits()
+    }
+
+    #[test]
+    fn a_machine_tells_its_exits_by_reason_and_device() {
+        let counts = report(Some(Accounting::Counts)).unwrap();
+        let count = |exits| Count { exits, nanoseconds: 0 };
+        assert_eq!(counts.devices, [("sink".to_owned(), count(3))]);
+        let reasons = [
+            (Reason::MmioRead, count(1)),
+            (Reason::PortIn, count(1)),
+            (Reason::PortOut, count(3)),
+            (Reason::Return, count(1)),
+        ];
+        assert_eq!(counts.reasons, reasons);
+        let times = report(Some(Accounting::Times)).unwrap();
+        assert!(times.devices[0].1.nanoseconds >= 3_000_000, "{times:?}");
+        assert_eq!(report(None), None);
+    }
 
     #[test]
     fn windows_of_one_device_share_a_counter() {

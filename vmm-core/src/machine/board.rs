@@ -1,7 +1,8 @@
 //! The board: which device sits where, and who answers an access.
 //!
-//! Two buses, the interrupt lines, and the address map of a PC as far as it is fixed. While the machine runs the board is only read. A device that
-//! panics is cut off here: `run` ends with its name, and from then on its windows read as ones.
+//! Two buses, the interrupt lines, and the address map of a PC as far as it is fixed. While the
+//! machine runs the board is only read. A device that panics is cut off here: `run` ends with its
+//! name, and from then on its windows read as ones.
 
 use std::{
     any::Any,
@@ -27,10 +28,12 @@ use crate::{
     memory::{GuestAddress, GuestMemory, HOLE_START},
 };
 
-/// Where windows for devices are taken from: the hole below 4 GiB, less what the chips at its top need.
+/// Where windows for devices are taken from: the hole below 4 GiB, less what the chips at its top
+/// need.
 const MMIO: Range<u64> = HOLE_START.0 + (256 << 20)..HOLE_START.0 + (768 << 20);
 
-/// The lines a device may be given, best first: those the PICs and PC devices do not use, then those PCs leave to add-in cards.
+/// The lines a device may be given, best first: those the PICs and PC devices do not use, then
+/// those PCs leave to add-in cards.
 const FREE_GSIS: [u32; 16] = [16, 17, 18, 19, 20, 21, 22, 23, 5, 6, 7, 10, 11, 13, 14, 15];
 /// Pins of the IOAPIC.
 const GSIS: u32 = 24;
@@ -45,7 +48,8 @@ pub enum Legacy {
     Keyboard,
     /// The real-time clock: ports 0x70 and 0x71, IRQ 8.
     Rtc,
-    /// A serial port: COM1 to COM4 (0x3F8, 0x2F8, 0x3E8, 0x2E8), IRQ 4 and 3; the later two have no line.
+    /// A serial port: COM1 to COM4 (0x3F8, 0x2F8, 0x3E8, 0x2E8), IRQ 4 and 3; the later two have no
+    /// line.
     Serial,
 }
 
@@ -262,7 +266,8 @@ impl Guard {
         if self.poisoned.load(Relaxed) {
             return CONTINUE;
         }
-        // Catching the panic here would cost each access an indirect call; a guard that is only dropped by a panic costs nothing.
+        // Catching the panic here would cost each access an indirect call; a guard that is only
+        // dropped by a panic costs nothing.
         let fuse = Fuse(self);
         let flow = match &self.counter {
             None => access(),

@@ -14,8 +14,8 @@ use crate::{
     memory::GuestMemory,
 };
 
-/// The description of a machine. Hypervisor, memory and something to boot must be given; the rest has defaults: one vCPU, the
-/// hypervisor's processor, a PC's interrupt controllers, no devices.
+/// The description of a machine. Hypervisor, memory and something to boot must be given; the rest
+/// has defaults: one vCPU, the hypervisor's processor, a PC's interrupt controllers, no devices.
 #[derive(Default)]
 #[must_use]
 pub struct Builder {
@@ -34,7 +34,8 @@ enum Memory {
 }
 
 impl Builder {
-    /// What runs the vCPUs: a choice of [`host::best`](crate::host::best), a [`Kvm`](crate::kvm::Kvm), or another.
+    /// What runs the vCPUs: a choice of [`host::best`](crate::host::best), a
+    /// [`Kvm`](crate::kvm::Kvm), or another.
     pub fn hypervisor(mut self, hypervisor: impl Into<Arc<dyn Hypervisor>>) -> Self {
         self.hypervisor = Some(hypervisor.into());
         self
@@ -82,7 +83,8 @@ impl Builder {
         self
     }
 
-    /// Keeps an account of exits, for [`Machine::exits`]. Costs an atomic addition or two an exit, with times two looks at the clock.
+    /// Keeps an account of exits, for [`Machine::exits`]. Costs an atomic addition or two an exit,
+    /// with times two looks at the clock.
     pub fn account(mut self, accounting: Accounting) -> Self {
         self.accounting = Some(accounting);
         self
@@ -91,8 +93,8 @@ impl Builder {
     /// Makes the machine; its guest has executed nothing yet.
     ///
     /// # Errors
-    /// `BadConfig` if something is missing, out of range or overlaps; `BadImage` from the loader; what a device gave, with its name; `Host` if
-    /// the hypervisor fails. Nothing stays behind.
+    /// `BadConfig` if something is missing, out of range or overlaps; `BadImage` from the loader;
+    /// what a device gave, with its name; `Host` if the hypervisor fails. Nothing stays behind.
     pub fn build(self) -> Result<Machine> {
         let missing = |what| Error::bad_config(format!("machine without {what}"));
         let hypervisor = self.hypervisor.ok_or_else(|| missing("a hypervisor"))?;

@@ -16,7 +16,8 @@ use crate::{
     process::Owner,
 };
 
-/// What a machine and its handles share. Its lock is held for a few instructions and never while another is taken.
+/// What a machine and its handles share. Its lock is held for a few instructions and never while
+/// another is taken.
 #[derive(Debug)]
 pub(super) struct Control {
     phase: Mutex<Phase>,
@@ -141,7 +142,8 @@ impl Drop for Joined<'_> {
 
 /// Stops a machine from any thread, and from its own devices.
 ///
-/// Cheap to clone. It does not keep the machine: once that is dropped, the handle has nothing to do.
+/// Cheap to clone. It does not keep the machine: once that is dropped, the handle has nothing to
+/// do.
 #[derive(Clone)]
 pub struct Handle(Weak<Control>);
 
@@ -150,9 +152,11 @@ impl Handle {
         Self(Arc::downgrade(control))
     }
 
-    /// Ends the machine: [`run`](super::Machine::run) returns [`Outcome::Stopped`], typically within a millisecond, and no further run is possible.
+    /// Ends the machine: [`run`](super::Machine::run) returns [`Outcome::Stopped`], typically
+    /// within a millisecond, and no further run is possible.
     ///
-    /// Only sets a flag and kicks, so a device may call it; it takes effect when the device returns.
+    /// Only sets a flag and kicks, so a device may call it; it takes effect when the device
+    /// returns.
     ///
     /// # Errors
     /// `WrongProcess` after `fork()`.

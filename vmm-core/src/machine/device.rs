@@ -1,8 +1,9 @@
 //! What a device is to a machine, and what a machine grants it.
 //!
-//! A [`Device`] is plugged into a [`Slot`] while the machine is built. The slot hands out places on the buses, interrupt lines and memory;
-//! the device keeps what it is given and is passive from then on. Where a device sits is the board's to decide:
-//! devices of a PC ask for their [`Legacy`] place, others for any window.
+//! A [`Device`] is plugged into a [`Slot`] while the machine is built. The slot hands out places on
+//! the buses, interrupt lines and memory; the device keeps what it is given and is passive from
+//! then on. Where a device sits is the board's to decide: devices of a PC ask for their [`Legacy`]
+//! place, others for any window.
 
 use std::sync::Arc;
 
@@ -77,12 +78,14 @@ impl<'a> Slot<'a> {
     /// An interrupt line of the device's own, edge-triggered.
     ///
     /// # Errors
-    /// `BadConfig` if the line is taken or out of range, or none is free; `Unsupported` if the machine has no interrupt controllers.
+    /// `BadConfig` if the line is taken or out of range, or none is free; `Unsupported` if the
+    /// machine has no interrupt controllers.
     pub fn irq(&mut self, place: Place<Gsi>) -> Result<IrqLine> {
         self.board.add_irq(&self.name, place)
     }
 
-    /// Takes a place that a PC has for such a device: `make` gets the interrupt line and makes the device.
+    /// Takes a place that a PC has for such a device: `make` gets the interrupt line and makes the
+    /// device.
     ///
     /// On a machine without interrupt controllers the line is not connected.
     ///

@@ -1,8 +1,9 @@
 //! A whole machine: memory, board, vCPUs; built once, run on the caller's thread.
 //!
-//! [`Machine::run`] takes the calling thread for the first vCPU and starts one thread for each further one, which end before it returns.
-//! A [`Handle`] stops it from any thread or from a device. Methods take `&self`: a machine can be shared; what
-//! cannot happen at the same time is refused with `WrongState`, and from inside a device's callback with `InCallback`.
+//! [`Machine::run`] takes the calling thread for the first vCPU and starts one thread for each
+//! further one, which end before it returns. A [`Handle`] stops it from any thread or from a
+//! device. Methods take `&self`: a machine can be shared; what cannot happen at the same time is
+//! refused with `WrongState`, and from inside a device's callback with `InCallback`.
 //!
 //! ```
 //! use vmm_core::{Machine, boot::Flat, hv::script::{Access, Script}, machine::Outcome};
@@ -80,13 +81,15 @@ impl Machine {
 
     /// Runs the guest until it ends, or until someone stops it.
     ///
-    /// The first vCPU runs on the calling thread, each further one on a thread of its own that ends before this returns. After
-    /// [`Outcome::Halted`] and after an `Interrupted` error the guest can be run on; every other outcome is final.
+    /// The first vCPU runs on the calling thread, each further one on a thread of its own that ends
+    /// before this returns. After [`Outcome::Halted`] and after an `Interrupted` error the guest
+    /// can be run on; every other outcome is final.
     ///
     /// # Errors
-    /// `Interrupted` if a signal that is not ours came; `Poisoned` with the name of a device that failed or panicked; `WrongState` if the machine has
-    /// ended, was stopped, or is being run; `InCallback` from one of its own devices; `WrongProcess` after `fork()`; `Host` if
-    /// the hypervisor fails.
+    /// `Interrupted` if a signal that is not ours came; `Poisoned` with the name of a device that
+    /// failed or panicked; `WrongState` if the machine has ended, was stopped, or is being run;
+    /// `InCallback` from one of its own devices; `WrongProcess` after `fork()`; `Host` if the
+    /// hypervisor fails.
     pub fn run(&self) -> Result<Outcome> {
         self.control.begin()?;
         let mut vcpus = self.vcpus.lock().unwrap_or_else(PoisonError::into_inner);
@@ -112,7 +115,8 @@ impl Machine {
         self.control.finish()
     }
 
-    /// Runs one vCPU until this run of the machine ends, and ends it if this vCPU is the first with a reason.
+    /// Runs one vCPU until this run of the machine ends, and ends it if this vCPU is the first with
+    /// a reason.
     fn run_vcpu(&self, vcpu: &mut dyn Vcpu) {
         let _on_record = self.control.join();
         while !self.control.is_ending() {

@@ -1,9 +1,9 @@
 //! Guest physical memory.
 //!
-//! [`GuestMemory`] is one concrete type, a cheap handle over a collection of [`RamRegion`]s that can be swapped
-//! while devices use it. No reference into guest RAM exists anywhere: the guest may write it at any
-//! moment, so every access copies, volatile or atomic, and checks its range. Guest RAM is not inherited by a child
-//! of `fork()`; there, each call answers `WrongProcess`.
+//! [`GuestMemory`] is one concrete type, a cheap handle over a collection of [`RamRegion`]s that
+//! can be swapped while devices use it. No reference into guest RAM exists anywhere: the guest may
+//! write it at any moment, so every access copies, volatile or atomic, and checks its range. Guest
+//! RAM is not inherited by a child of `fork()`; there, each call answers `WrongProcess`.
 
 mod region;
 
@@ -38,18 +38,20 @@ pub struct GuestMemory {
 }
 
 impl GuestMemory {
-    /// `size` bytes of zeroed anonymous RAM from address 0, continued above 4 GiB where it passes 3 GiB.
+    /// `size` bytes of zeroed anonymous RAM from address 0, continued above 4 GiB where it passes 3
+    /// GiB.
     ///
     /// Nothing is committed until it is touched.
     ///
     /// # Errors
-    /// `BadConfig` if `size` is 0 or not a multiple of [`PAGE_SIZE`], `Host` if the address space does not suffice.
+    /// `BadConfig` if `size` is 0 or not a multiple of [`PAGE_SIZE`], `Host` if the address space
+    /// does not suffice.
     pub fn anonymous(size: u64) -> Result<Self> {
         Self::split_at_hole(size, RamRegion::anonymous)
     }
 
-    /// Like [`anonymous`](Self::anonymous), in memfds sealed against growing and shrinking, which another process may
-    /// be handed.
+    /// Like [`anonymous`](Self::anonymous), in memfds sealed against growing and shrinking, which
+    /// another process may be handed.
     ///
     /// # Errors
     /// As for `anonymous`.
@@ -94,9 +96,11 @@ impl GuestMemory {
         self.regions.memory().iter().cloned().collect()
     }
 
-    /// The regions as they are now, for code that uses `vm-memory` traits directly (virtio queues, loaders).
+    /// The regions as they are now, for code that uses `vm-memory` traits directly (virtio queues,
+    /// loaders).
     ///
-    /// The view stays as it is while regions come and go. It must not be used in a child of `fork()`.
+    /// The view stays as it is while regions come and go. It must not be used in a child of
+    /// `fork()`.
     pub fn view(&self) -> impl std::ops::Deref<Target = Regions> + Clone + use<> {
         self.regions.memory()
     }
@@ -104,7 +108,8 @@ impl GuestMemory {
     /// Fills `data` from guest RAM at `at`; the range may span adjacent regions.
     ///
     /// # Errors
-    /// `GuestMemory` if any byte is not RAM, and `data` is then unspecified; `WrongProcess` after `fork()`.
+    /// `GuestMemory` if any byte is not RAM, and `data` is then unspecified; `WrongProcess` after
+    /// `fork()`.
     pub fn read(&self, at: GuestAddress, data: &mut [u8]) -> Result<()> {
         self.check(at, data.len(), "reading")?;
         self.regions.memory().read_slice(data, at).map_err(|e| no_ram("reading", at, data.len(), e))

@@ -35,8 +35,8 @@ impl RamRegion {
     /// `len` bytes of zeroed anonymous memory at guest address `start`.
     ///
     /// # Errors
-    /// `BadConfig` if `len` is 0, or `start` or `len` is no multiple of [`PAGE_SIZE`], or the end passes 2^64;
-    /// `Host` if it cannot be mapped.
+    /// `BadConfig` if `len` is 0, or `start` or `len` is no multiple of [`PAGE_SIZE`], or the end
+    /// passes 2^64; `Host` if it cannot be mapped.
     pub fn anonymous(start: GuestAddress, len: u64) -> Result<Self> {
         let size = checked_size(start, len)?;
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
@@ -54,24 +54,26 @@ impl RamRegion {
         let size = checked_size(start, len)?;
         let file = sealed_memfd(len).context(|| format!("memfd of {len:#x} bytes of guest RAM"))?;
         let flags = MapFlags::SHARED | MapFlags::NORESERVE;
-        // SAFETY: a new mapping at an address of the kernel's choice aliases nothing, and the seals keep the file from
-        // being truncated under it.
+        // SAFETY: a new mapping at an address of the kernel's choice aliases nothing, and the seals
+        // keep the file from being truncated under it.
         let address = unsafe { rustix::mm::mmap(std::ptr::null_mut(), size, RW, flags, &file, 0) };
         let address = address.host(|| format!("mapping {len:#x} bytes of a memfd"))?;
         Mapping::own(address, size, Some(file)).map(|mapping| Self { start, mapping })
     }
 
-    /// `len` bytes of the caller's own memory at `address`, for instance a buffer shared with another component.
+    /// `len` bytes of the caller's own memory at `address`, for instance a buffer shared with
+    /// another component.
     ///
     /// It is marked `MADV_DONTFORK` and never unmapped by this library.
     ///
     /// # Errors
-    /// `BadConfig` as for [`anonymous`](Self::anonymous), or if `address` is null or not on a page boundary.
+    /// `BadConfig` as for [`anonymous`](Self::anonymous), or if `address` is null or not on a page
+    /// boundary.
     ///
     /// # Safety
-    /// The `len` bytes at `address` are mapped readable and writable until the last handle to the region and
-    /// every machine that uses it are gone, and the program makes no reference into them meanwhile: the guest
-    /// may write them at any moment.
+    /// The `len` bytes at `address` are mapped readable and writable until the last handle to the
+    /// region and every machine that uses it are gone, and the program makes no reference into them
+    /// meanwhile: the guest may write them at any moment.
     pub unsafe fn from_raw(start: GuestAddress, address: *mut u8, len: u64) -> Result<Self> {
         let size = checked_size(start, len)?;
         if address.is_null() || !(address.addr() as u64).is_multiple_of(PAGE_SIZE) {
@@ -98,7 +100,8 @@ impl RamRegion {
         false
     }
 
-    /// Where the region is mapped in this process. Only a back end that maps it into a guest has a use for it.
+    /// Where the region is mapped in this process. Only a back end that maps it into a guest has a
+    /// use for it.
     pub fn host_address(&self) -> *mut u8 {
         self.mapping.map.as_ptr()
     }
@@ -147,15 +150,16 @@ impl Mapping {
     }
 
     fn new(raw: RawMapping) -> Result<Arc<Self>> {
-        // SAFETY: `raw` is a mapping of `size` bytes; the advice changes only what a child of fork() sees.
+        // SAFETY: `raw` is a mapping of `size` bytes; the advice changes only what a child of
+        // fork() sees.
         unsafe { rustix::mm::madvise(raw.address, raw.size, Advice::LinuxDontFork) }
             .host(|| "keeping guest RAM out of child processes")?;
         let bitmap = AtomicBitmap::new(raw.size, PAGE);
         let builder = MmapRegionBuilder::new_with_bitmap(raw.size, bitmap)
             .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
             .with_mmap_flags(libc::MAP_NORESERVE | libc::MAP_SHARED);
-        // SAFETY: `raw` is mapped readable and writable for `size` bytes and outlives `map`: the two are dropped
-        // together, `map` first, or the caller of `from_raw` promised it.
+        // SAFETY: `raw` is mapped readable and writable for `size` bytes and outlives `map`: the
+        // two are dropped together, `map` first, or the caller of `from_raw` promised it.
         let map = unsafe { builder.with_raw_mmap_pointer(raw.address.cast()) }
             .build()
             .map_err(|error| Error::internal(format!("viewing guest RAM: {error}")))?;
@@ -171,14 +175,16 @@ struct RawMapping {
     owner: Option<Owner>,
 }
 
-// SAFETY: a `RawMapping` is only an address, never dereferenced here; the memory is not tied to a thread.
+// SAFETY: a `RawMapping` is only an address, never dereferenced here; the memory is not tied to a
+// thread.
 unsafe impl Send for RawMapping {}
 // SAFETY: as above; no method of it changes anything through `&self`.
 unsafe impl Sync for RawMapping {}
 
 impl Drop for RawMapping {
     fn drop(&mut self) {
-        // A child of fork() does not have the mapping: at its address something of the child's own may lie.
+        // A child of fork() does not have the mapping: at its address something of the child's own
+        // may lie.
         if self.owner.is_some_and(Owner::is_current) {
             // SAFETY: we mapped these bytes, and the last user of them is this one.
             let unmapped = unsafe { rustix::mm::munmap(self.address, self.size) };

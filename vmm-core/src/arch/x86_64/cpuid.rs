@@ -1,8 +1,8 @@
 //! What the guest's CPUID instruction answers.
 //!
-//! A [`CpuModel`] starts as what a hypervisor supports, is [restricted](CpuModel::restrict) to what can be saved
-//! and restored, and is cut to each vCPU's place in the topology only when that vCPU is made. Two models can be
-//! compared, which is how a snapshot is checked against a host.
+//! A [`CpuModel`] starts as what a hypervisor supports, is [restricted](CpuModel::restrict) to what
+//! can be saved and restored, and is cut to each vCPU's place in the topology only when that vCPU
+//! is made. Two models can be compared, which is how a snapshot is checked against a host.
 
 use std::fmt;
 
@@ -52,7 +52,11 @@ macro_rules! features {
         #[expect(missing_docs, reason = "the manuals' names")]
         impl Feature {
             $(pub const $name: Self = Self {
-                name: stringify!($name), function: $function, index: $index, reg: Reg::$reg, bit: $bit,
+                name: stringify!($name),
+                function: $function,
+                index: $index,
+                reg: Reg::$reg,
+                bit: $bit,
             };)*
             /// Every feature this crate has a name for.
             pub const ALL: &[Self] = &[$(Self::$name),*];
@@ -167,8 +171,8 @@ const NOT_SAVED: &[Feature] = &[
     Feature::VMX,
 ];
 
-/// Whole functions that describe what [`NOT_SAVED`] switches off: performance monitoring, SGX, trace, last-branch records,
-/// SVM, AMD performance monitoring.
+/// Whole functions that describe what [`NOT_SAVED`] switches off: performance monitoring, SGX,
+/// trace, last-branch records, SVM, AMD performance monitoring.
 const NOT_SAVED_FUNCTIONS: &[u32] = &[0xa, 0x12, 0x14, 0x1c, 0x8000_000a, 0x8000_001b, 0x8000_0022];
 
 impl CpuModel {
@@ -204,7 +208,8 @@ impl CpuModel {
         self.with_bit(feature, false)
     }
 
-    /// The same processor with one feature bit set. The back end refuses or ignores what it cannot do.
+    /// The same processor with one feature bit set. The back end refuses or ignores what it cannot
+    /// do.
     #[must_use]
     pub fn with(self, feature: Feature) -> Self {
         self.with_bit(feature, true)
@@ -235,7 +240,8 @@ impl CpuModel {
 
     /// The named features that this processor has and `other` lacks.
     ///
-    /// A guest that was started on this model may have used them, so it cannot go on where they are missing.
+    /// A guest that was started on this model may have used them, so it cannot go on where they are
+    /// missing.
     pub fn missing_in<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = Feature> + 'a {
         Feature::ALL.iter().copied().filter(|f| self.has(*f) && !other.has(*f))
     }

@@ -106,7 +106,8 @@ pub struct Pit {
 pub struct Clock {
     /// Nanoseconds the guest's clock has counted.
     pub nanoseconds: u64,
-    /// The host's wall-clock time at that moment in nanoseconds since 1970, if the host can tell both at once.
+    /// The host's wall-clock time at that moment in nanoseconds since 1970, if the host can tell
+    /// both at once.
     pub realtime: Option<u64>,
 }
 

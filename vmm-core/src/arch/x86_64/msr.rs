@@ -26,10 +26,11 @@ pub const FMASK: u32 = 0xc000_0084;
 
 /// Every register that is part of a vCPU's saved state, in the order it is restored in.
 ///
-/// A back end saves those of them that it has. EFER, FS/GS base and APIC base travel with the system registers. What
-/// is not here (performance counters, trace, SGX, CET, nested virtualization) is also not offered to the guest:
-/// see [`CpuModel::restrict`](super::CpuModel::restrict). The TSC comes early and its deadline last, because arming the
-/// timer compares the two.
+/// A back end saves those of them that it has. EFER, FS/GS base and APIC base travel with the
+/// system registers. What is not here (performance counters, trace, SGX, CET, nested
+/// virtualization) is also not offered to the guest: see
+/// [`CpuModel::restrict`](super::CpuModel::restrict). The TSC comes early and its deadline last,
+/// because arming the timer compares the two.
 pub const STATE: &[u32] = &[
     TSC,
     0x3b,  // TSC_ADJUST

@@ -19,10 +19,11 @@ pub const IDENTITY_GIB: u64 = 4;
 /// The bytes that [`identity_map`] takes.
 pub const IDENTITY_SIZE: u64 = (2 + IDENTITY_GIB) * TABLE_SIZE;
 
-/// Tables that map the first 4 GiB one to one with pages of 2 MiB, to be placed at guest address `base`.
+/// Tables that map the first 4 GiB one to one with pages of 2 MiB, to be placed at guest address
+/// `base`.
 ///
-/// CR3 is `base`. `flags` are given to every entry, for instance [`WRITABLE`]` | `[`USER`]; [`PRESENT`] is added. The
-/// hole for devices is mapped too.
+/// CR3 is `base`. `flags` are given to every entry, for instance [`WRITABLE`]` | `[`USER`];
+/// [`PRESENT`] is added. The hole for devices is mapped too.
 pub fn identity_map(base: u64, flags: u64) -> Vec<u64> {
     let table = |index: u64| (base + index * TABLE_SIZE) | flags | PRESENT;
     let mut words = vec![0; ENTRIES * (2 + IDENTITY_GIB) as usize];

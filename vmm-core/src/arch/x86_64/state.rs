@@ -15,7 +15,8 @@ pub struct CpuState {
     pub system: SystemRegs,
     /// XCR0: the state components the guest has switched on; `None` without XSAVE.
     pub xcr0: Option<u64>,
-    /// The x87, SSE and further vector state as XSAVE stores it, in the standard (not compacted) format.
+    /// The x87, SSE and further vector state as XSAVE stores it, in the standard (not compacted)
+    /// format.
     pub xsave: Vec<u8>,
     /// Debug registers.
     pub debug: DebugRegs,
