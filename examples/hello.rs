@@ -7,7 +7,7 @@
 use std::process::ExitCode;
 
 use vmm_core::{
-    Machine, Result,
+    ErrorKind, Machine, Result,
     boot::Flat,
     host::{self, Need},
     machine::Outcome,
@@ -44,7 +44,13 @@ fn hello() -> Result<Outcome> {
 
     println!("host:  what about 27?");
     input.send(b"27\n");
-    machine.run()
+    loop {
+        match machine.run() {
+            // Someone typed Ctrl-Z and fg, say. Nothing is lost.
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            end => return end,
+        }
+    }
 }
 
 fn fail(why: &str) -> ExitCode {

@@ -36,8 +36,8 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let text = match arguments[..] {
-        [] => table(host::probe()),
-        ["--json"] => json(host::probe()),
+        [] => table(&host::probe()),
+        ["--json"] => json(&host::probe()),
         ["--help" | "-h"] => Ok(HELP.to_owned()),
         _ => Err(format!("unknown arguments: {}; try --help", arguments.join(" ")).into()),
     };

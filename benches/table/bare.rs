@@ -1,4 +1,5 @@
 //! The floor: the same system calls as `vmm-core` makes, with nothing around them.
+#![expect(unsafe_code, reason = "the floor is the bare ioctl")]
 
 use std::os::raw::c_void;
 
@@ -45,7 +46,6 @@ impl Bare {
     }
 
     /// A VM with `size` bytes of RAM and a flat image in it, ready to run.
-    #[expect(unsafe_code, reason = "the floor is the bare ioctl")]
     pub(crate) fn vm(&self, size: u64, irqchip: bool, image: &Flat) -> BareVm {
         let vm = self.kvm.create_vm().unwrap();
         if irqchip {

@@ -1,9 +1,6 @@
 //! The examples run as the README prints them.
 
-use std::{
-    path::PathBuf,
-    process::{Command, Output},
-};
+use std::process::{Command, Output};
 
 use vmm_core::host::{self, KvmKind};
 
@@ -11,7 +8,7 @@ type Result = std::result::Result<(), Box<dyn std::error::Error>>;
 
 /// Runs an example that cargo has built next to this test.
 fn example(name: &str, arguments: &[&str]) -> std::io::Result<Output> {
-    let mut path = PathBuf::from(std::env::current_exe()?);
+    let mut path = std::env::current_exe()?;
     // target/PROFILE/deps/this-test
     path.pop();
     path.pop();

@@ -120,6 +120,9 @@ impl<D: BusDevice + ?Sized> Bus<D> {
             Some(None) => return bad("passes the end of the address space".to_owned()),
             Some(Some(last)) => last,
         };
+        if offset.checked_add(len).is_none() {
+            return bad(format!("offset {offset:#x} is too large"));
+        }
         let at = self.windows.partition_point(|window| window.last < start);
         if let Some(other) = self.windows.get(at).filter(|other| other.first <= last) {
             return bad(format!("overlaps the one at {:#x}..={:#x}", other.first, other.last));

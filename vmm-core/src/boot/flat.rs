@@ -12,6 +12,10 @@ const GDT: u64 = 0x1000;
 const PAGE_TABLES: u64 = 0x2000;
 const TABLES_END: u64 = PAGE_TABLES + paging::IDENTITY_SIZE;
 
+/// What long mode maps, and the least room for a stack below the image.
+const MAPPED: u64 = paging::IDENTITY_GIB << 30;
+const STACK: u64 = 0x1000;
+
 /// Where an image goes and starts unless it is said otherwise: 64 KiB for long mode.
 const LONG_MODE_AT: u64 = 0x1_0000;
 /// And right behind the BIOS data area for real mode, where boot sectors go too.
@@ -90,17 +94,22 @@ impl Flat {
             Mode::Real if end > 0x1_0000 => {
                 bad(format!("real mode with segments 0 reaches 64 KiB, the image ends at {end:#x}"))
             }
-            Mode::Long if self.at.0 < TABLES_END => bad(format!(
-                "at {:#x}, but the tables of long mode lie below {TABLES_END:#x}",
-                self.at.0
+            Mode::Long if self.at.0 < TABLES_END + STACK => bad(format!(
+                "at {:#x}, but tables and stack of long mode need what is below {:#x}",
+                self.at.0,
+                TABLES_END + STACK
             )),
+            Mode::Long if end > MAPPED => {
+                bad(format!("long mode maps {MAPPED:#x} bytes, the image ends at {end:#x}"))
+            }
             _ => Ok(()),
         }
     }
 
     fn regs(&self) -> Regs {
         let [rdi, rsi, rdx] = self.arguments;
-        let rsp = self.at.0;
+        // As behind the call of a C function: a multiple of 16, and a return address.
+        let rsp = self.at.0.saturating_sub(8);
         Regs { rip: self.entry, rsp, rdi, rsi, rdx, rflags: rflags::FIXED, ..Regs::default() }
     }
 }
@@ -160,7 +169,7 @@ mod tests {
     fn an_image_that_fits_is_entered_where_it_says() {
         let flat = Flat::long_mode([0x90; 16]).entry(GuestAddress(0x1_0008)).arguments([1, 2, 3]);
         let entry = load(&flat).unwrap();
-        assert_eq!((entry.regs.rip, entry.regs.rsp, entry.regs.rsi), (0x1_0008, 0x1_0000, 2));
+        assert_eq!((entry.regs.rip, entry.regs.rsp, entry.regs.rsi), (0x1_0008, 0xfff8, 2));
         assert!(entry.system.cs.long);
         assert!(!load(&Flat::real_mode([0x90])).unwrap().system.cs.long);
     }

@@ -44,6 +44,9 @@ pub struct Report {
     pub findings: Vec<Finding>,
     /// What a guest's loop costs, where one could be run.
     pub ring_cost: Option<RingCost>,
+    /// Nothing came in the way of measuring.
+    #[serde(skip)]
+    complete: bool,
 }
 
 /// One thing that was looked at.
@@ -122,9 +125,19 @@ impl From<Choice> for Arc<dyn Hypervisor> {
 
 /// What this host can run: measured at the first call, which takes some 10 to 30 ms, and remembered
 /// for the life of the process.
-pub fn probe() -> &'static Report {
+///
+/// Only a complete measurement is remembered: after a failure that may pass, such as too many open
+/// files, the next call tries again.
+pub fn probe() -> Report {
     static REPORT: OnceLock<Report> = OnceLock::new();
-    REPORT.get_or_init(probe_again)
+    if let Some(report) = REPORT.get() {
+        return report.clone();
+    }
+    let report = probe_again();
+    if report.complete {
+        return REPORT.get_or_init(|| report).clone();
+    }
+    report
 }
 
 /// Measures anew. What [`probe`] remembers, and [`best`] goes by, stays.
@@ -171,7 +184,7 @@ fn no_kvm(error: &Error) -> Report {
         None => (message, None),
     };
     let finding = Finding { what: "/dev/kvm", good: false, found, advice };
-    Report { kvm: KvmKind::None, findings: vec![finding], ring_cost: None }
+    Report { kvm: KvmKind::None, findings: vec![finding], ring_cost: None, complete: false }
 }
 
 /// Turns measurements into words.
@@ -212,7 +225,7 @@ fn judge(caps: &Caps, measured: &Measured) -> Report {
         ),
     ];
     let kvm = if whole { KvmKind::Whole } else { KvmKind::UserMode };
-    Report { kvm, findings, ring_cost: Some(cost) }
+    Report { kvm, findings, ring_cost: Some(cost), complete: true }
 }
 
 const OTHER_HOST: &str = "fine for programs in ring 3; guest kernels want a host with VT-x or \

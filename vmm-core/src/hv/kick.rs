@@ -15,6 +15,7 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::SeqCst},
     },
+    time::Duration,
 };
 
 use crate::{
@@ -196,12 +197,16 @@ impl KickTarget {
 
     /// Changes the word at a moment when no kicker is at work.
     fn quiet(&self, change: impl Fn(u32) -> u32) {
-        loop {
+        for turn in 0u32.. {
             let word = self.word.load(SeqCst);
             if word >= KICKER {
                 // A kicker holds this for the few instructions of `kick`; it may have been
-                // preempted in them.
-                std::thread::yield_now();
+                // preempted in them, for good if this thread has a real-time priority and only
+                // yields.
+                match turn {
+                    0..32 => std::thread::yield_now(),
+                    _ => std::thread::sleep(Duration::from_micros(50)),
+                }
             } else if self.word.compare_exchange(word, change(word), SeqCst, SeqCst).is_ok() {
                 return;
             }
@@ -221,15 +226,23 @@ impl KickTarget {
 /// The kick signal, once its handler is installed; process-wide, as signal dispositions are.
 static SIGNAL: OnceLock<libc::c_int> = OnceLock::new();
 
+/// /// The kick signal unless another is chosen: `SIGSTKFLT`, which Linux defines and never sends.
+pub const DEFAULT_KICK_SIGNAL: i32 = libc::SIGSTKFLT;
+
 /// Chooses the signal that gets threads out of the guest, and installs its empty handler.
 ///
-/// Needed only by programs that use the default, `SIGRTMIN + 7`, for themselves; call it before the
+/// Needed only by programs that use [`DEFAULT_KICK_SIGNAL`] for themselves; call it before the
 /// first machine runs and before the first [`probe`](crate::host::probe), which runs guests too.
 ///
 /// # Errors
-/// `BadConfig` if the signal already has a handler or is none, `WrongState` if another was chosen
-/// or used already.
+/// `BadConfig` if the signal already has a handler, is none or is a real-time signal, `WrongState`
+/// if another was chosen or used already.
 pub fn set_kick_signal(signal: i32) -> Result<()> {
+    if signal >= libc::SIGRTMIN() {
+        // The kernel queues these, and refuses when RLIMIT_SIGPENDING is used up: a lost kick.
+        let message = format!("kick signal {signal}: a real-time signal may be refused when sent");
+        return Err(Error::bad_config(message));
+    }
     match installed(signal)? {
         chosen if chosen == signal => Ok(()),
         chosen => Err(Error::wrong_state(format!("the kick signal is already {chosen}"))),
@@ -239,7 +252,7 @@ pub fn set_kick_signal(signal: i32) -> Result<()> {
 /// Unblocks the kick signal on the calling thread until the guard is dropped; its handler is
 /// installed.
 pub(crate) fn listen() -> Result<Listening> {
-    Ok(Listening::new(installed(libc::SIGRTMIN() + 7)?))
+    Ok(Listening::new(installed(DEFAULT_KICK_SIGNAL)?))
 }
 
 /// The signal in use: the one chosen first, or now `wanted`.
@@ -282,13 +295,21 @@ impl Drop for Listening {
     }
 }
 
-/// Blocks every signal but the kick signal on the calling thread: what each thread of ours does
-/// first.
+/// /// Signals a thread raises by what it executes. Blocked, they would kill the process instead of
+/// reaching a handler that a device's code may rely on.
+const SYNCHRONOUS: [libc::c_int; 6] =
+    [libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGSEGV, libc::SIGSYS, libc::SIGTRAP];
+
+/// Blocks every signal but the kick signal and the synchronous ones on the calling thread: what
+/// each thread of ours does first.
 pub(crate) fn block_other_signals() {
     // SAFETY: a `sigset_t` is plain bits, filled before use; the old mask is not asked for.
     unsafe {
         let mut set: libc::sigset_t = std::mem::zeroed();
         libc::sigfillset(&mut set);
+        for signal in SYNCHRONOUS {
+            libc::sigdelset(&mut set, signal);
+        }
         if let Some(signal) = SIGNAL.get() {
             libc::sigdelset(&mut set, *signal);
         }
@@ -409,7 +430,7 @@ mod tests {
             }
         };
         drop(listen().unwrap());
-        let signal = libc::SIGRTMIN() + 7;
+        let signal = DEFAULT_KICK_SIGNAL;
         std::thread::spawn(move || {
             // SAFETY: as above; the set is filled before use.
             unsafe {

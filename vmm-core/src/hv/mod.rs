@@ -15,8 +15,8 @@ pub mod script;
 
 use std::{fmt, sync::Arc};
 
+pub use kick::{DEFAULT_KICK_SIGNAL, Kicker, set_kick_signal};
 pub(crate) use kick::{Entry, KickTarget, block_other_signals, listen};
-pub use kick::{Kicker, set_kick_signal};
 
 use crate::{
     arch::{CpuModel, CpuState, Regs, SystemRegs, VcpuId},
@@ -27,7 +27,10 @@ use crate::{
     persist::{StateReader, StateWriter},
 };
 
-/// Something that can make VMs: KVM, a CPU in software, a script.
+/// /// Something that can make VMs: KVM, or a script.
+///
+/// Implemented by the back ends of this crate. Others may wrap these; they cannot make a
+/// [`Kicker`] of their own.
 pub trait Hypervisor: Send + Sync {
     /// A short name, such as `kvm`.
     fn name(&self) -> &'static str;

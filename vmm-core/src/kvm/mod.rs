@@ -31,12 +31,12 @@ use std::{
     sync::Arc,
 };
 
-use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
+use kvm_bindings::{KVM_CAP_PMU_CAPABILITY, KVM_MAX_CPUID_ENTRIES, KVM_PMU_CAP_DISABLE};
 use kvm_ioctls::Cap;
 
 use self::vm::KvmVm;
 use crate::{
-    arch::{CpuModel, Feature, msr},
+    arch::{CpuModel, Feature},
     error::{Error, ErrorKind, HostResult, Result},
     hv::{Caps, Hypervisor, Vm, VmConfig},
 };
@@ -59,17 +59,14 @@ const REQUIRED: &[(Cap, &str)] = &[
 #[derive(Debug)]
 pub struct Kvm {
     caps: Caps,
-    shared: Arc<Shared>,
+    shared: Shared,
 }
 
-/// What every VM and vCPU of one `/dev/kvm` needs.
+/// What making a VM needs.
 #[derive(Debug)]
 struct Shared {
     kvm: kvm_ioctls::Kvm,
-    /// The MSRs of [`msr::STATE`] that this kernel can save.
-    msrs: Vec<u32>,
-    /// The bytes of KVM_GET_XSAVE2, or `None` where only the 4 KiB of KVM_GET_XSAVE can be had.
-    xsave_size: Option<usize>,
+    can_disable_pmu: bool,
     max_slots: u32,
 }
 
@@ -98,16 +95,9 @@ impl Kvm {
             return Err(Error::unsupported(format!("{}: no {name}", path.display())));
         }
         let caps = caps(&kvm)?;
-        let known = kvm.get_msr_index_list().host(|| "asking KVM for its MSRs")?;
-        let msrs = msr::STATE.iter().filter(|index| known.as_slice().contains(index)).copied();
-        let xsave_size = usize::try_from(kvm.check_extension_int(Cap::Xsave2)).unwrap_or(0);
-        let shared = Shared {
-            msrs: msrs.collect(),
-            xsave_size: (xsave_size > 0).then_some(xsave_size),
-            max_slots: caps.max_slots,
-            kvm,
-        };
-        Ok(Self { caps, shared: Arc::new(shared) })
+        let (max_slots, can_disable_pmu) = (caps.max_slots, can_disable_pmu(&kvm));
+        let shared = Shared { kvm, max_slots, can_disable_pmu };
+        Ok(Self { caps, shared })
     }
 }
 
@@ -121,7 +111,11 @@ impl Hypervisor for Kvm {
     }
 
     fn create_vm(&self, config: &VmConfig) -> Result<Arc<dyn Vm>> {
-        Ok(Arc::new(KvmVm::new(Arc::clone(&self.shared), config)?))
+        let (count, most) = (config.vcpus, self.caps.max_vcpus);
+        if !(1..=most).contains(&count) {
+            return Err(Error::bad_config(format!("VM with {count} vCPUs: KVM has 1 to {most}")));
+        }
+        Ok(Arc::new(KvmVm::new(&self.shared, config)?))
     }
 }
 
@@ -161,6 +155,13 @@ fn check_version(path: &Path, version: i32) -> Result<()> {
         n => format!("{path} has KVM API version {n}, not {API_VERSION}"),
     };
     Err(Error::new(ErrorKind::NoHypervisor, message))
+}
+
+/// Whether VMs can be made without performance counters. Some of AMD's have no CPUID bit, so a
+/// guest would use them and lose them when it is saved.
+fn can_disable_pmu(kvm: &kvm_ioctls::Kvm) -> bool {
+    let capabilities = kvm.check_extension_raw(u64::from(KVM_CAP_PMU_CAPABILITY));
+    u32::try_from(capabilities).is_ok_and(|bits| bits & KVM_PMU_CAP_DISABLE != 0)
 }
 
 fn caps(kvm: &kvm_ioctls::Kvm) -> Result<Caps> {

@@ -11,8 +11,9 @@ use std::{
 };
 
 use kvm_bindings::{
-    KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_IO, KVM_EXIT_IO_OUT,
-    KVM_EXIT_MMIO, KVM_EXIT_SHUTDOWN, KVM_EXIT_SYSTEM_EVENT, KVM_INTERNAL_ERROR_EMULATION,
+    KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR, KVM_EXIT_IO,
+    KVM_EXIT_IO_OUT, KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_MMIO, KVM_EXIT_SET_TPR, KVM_EXIT_SHUTDOWN,
+    KVM_EXIT_SYSTEM_EVENT, KVM_INTERNAL_ERROR_EMULATION,
     KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES, KVM_SYSTEM_EVENT_RESET,
     KVM_SYSTEM_EVENT_SHUTDOWN, kvm_run,
 };
@@ -40,6 +41,8 @@ unsafe impl Send for RunPage {}
 pub(super) enum Exit<'a> {
     Mmio(Mmio<'a>),
     Port(Port<'a>),
+    /// Nothing to answer, such as that the guest has lowered CR8: run on.
+    Notice,
     End,
 }
 
@@ -88,12 +91,19 @@ impl RunPage {
         unsafe { NonNull::new_unchecked(&raw mut (*self.run.as_ptr()).immediate_exit).cast() }
     }
 
+    /// Without a local APIC in the kernel, each KVM_RUN takes CR8 from here.
+    pub(super) fn set_cr8(&self, value: u64) {
+        // SAFETY: the page is mapped, and the vCPU is not in KVM_RUN: `run` takes it by `&mut`.
+        unsafe { (*self.run.as_ptr()).cr8 = value }
+    }
+
     /// Why KVM_RUN came back. Only right after it returned 0.
     #[inline]
     pub(super) fn exit(&mut self) -> Exit<'_> {
         match self.reason() {
             KVM_EXIT_IO => Exit::Port(self.port()),
             KVM_EXIT_MMIO => Exit::Mmio(self.mmio()),
+            KVM_EXIT_INTR | KVM_EXIT_IRQ_WINDOW_OPEN | KVM_EXIT_SET_TPR => Exit::Notice,
             _ => Exit::End,
         }
     }

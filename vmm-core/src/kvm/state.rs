@@ -14,10 +14,14 @@ use std::ffi::c_char;
 use kvm_bindings::{
     Msrs, Xsave, kvm_lapic_state, kvm_msr_entry, kvm_xcr, kvm_xcrs, kvm_xsave, kvm_xsave2,
 };
+use kvm_ioctls::Cap;
 
 use super::{convert, vcpu::KvmVcpu};
 use crate::{
-    arch::{CpuState, Lapic, msr::MsrValue},
+    arch::{
+        CpuState, Lapic,
+        msr::{self, MsrValue},
+    },
     error::{Error, ErrorKind, HostResult, Result},
 };
 
@@ -36,6 +40,7 @@ const TABLE: &[Row] = &[
     Row { name: "vector registers", save: save_xsave, restore: restore_xsave },
     Row { name: "debug registers", save: save_debug, restore: restore_debug },
     Row { name: "local APIC", save: save_lapic, restore: restore_lapic },
+    Row { name: "TSC frequency", save: save_tsc_khz, restore: restore_tsc_khz },
     Row { name: "MSRs", save: save_msrs, restore: restore_msrs },
     Row { name: "events", save: save_events, restore: restore_events },
 ];
@@ -83,6 +88,7 @@ fn save_system(vcpu: &KvmVcpu, state: &mut CpuState) -> Result<()> {
 }
 
 fn restore_system(vcpu: &KvmVcpu, state: &CpuState) -> Result<()> {
+    vcpu.page.set_cr8(state.system.cr8);
     vcpu.fd.set_sregs(&convert::system_to_kvm(&state.system)).host(|| "KVM_SET_SREGS")
 }
 
@@ -103,10 +109,17 @@ fn restore_xcr0(vcpu: &KvmVcpu, state: &CpuState) -> Result<()> {
 /// The bytes of `kvm_xsave` before its flexible end.
 const XSAVE_BASE: usize = 4096;
 
+/// The bytes of KVM_GET_XSAVE2, or `None` where only the 4 KiB of KVM_GET_XSAVE can be had. Asked
+/// of the VM once the vCPU has its CPUID: both decide.
+fn xsave_size(vcpu: &KvmVcpu) -> Option<usize> {
+    let size = usize::try_from(vcpu.vm.fd.check_extension_int(Cap::Xsave2)).unwrap_or(0);
+    (size > 0).then_some(size)
+}
+
 fn save_xsave(vcpu: &KvmVcpu, state: &mut CpuState) -> Result<()> {
     let bytes =
         |words: &[u32]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<_>>();
-    let Some(size) = vcpu.vm.shared.xsave_size else {
+    let Some(size) = xsave_size(vcpu) else {
         let xsave = vcpu.fd.get_xsave().host(|| "KVM_GET_XSAVE")?;
         state.xsave = bytes(&xsave.region);
         return Ok(());
@@ -120,7 +133,7 @@ fn save_xsave(vcpu: &KvmVcpu, state: &mut CpuState) -> Result<()> {
 }
 
 fn restore_xsave(vcpu: &KvmVcpu, state: &CpuState) -> Result<()> {
-    let size = vcpu.vm.shared.xsave_size.unwrap_or(XSAVE_BASE).max(XSAVE_BASE);
+    let size = xsave_size(vcpu).unwrap_or(XSAVE_BASE).max(XSAVE_BASE);
     let given = state.xsave.len();
     // A host with fewer components has a smaller area; it fits if what it lacks was never used.
     let beyond = state.xsave.get(size..).unwrap_or(&[]);
@@ -188,6 +201,23 @@ fn restore_lapic(vcpu: &KvmVcpu, state: &CpuState) -> Result<()> {
     vcpu.fd.set_lapic(&page).host(|| "KVM_SET_LAPIC")
 }
 
+/// Two measurements of one frequency differ by less than this part of it.
+const TSC_TOLERANCE: u32 = 4_000;
+
+fn save_tsc_khz(vcpu: &KvmVcpu, state: &mut CpuState) -> Result<()> {
+    state.tsc_khz = vcpu.fd.get_tsc_khz().ok().filter(|khz| *khz > 0);
+    Ok(())
+}
+
+/// A guest has measured its clock, so it goes on at the same rate or not at all.
+fn restore_tsc_khz(vcpu: &KvmVcpu, state: &CpuState) -> Result<()> {
+    let (Some(saved), Ok(now)) = (state.tsc_khz, vcpu.fd.get_tsc_khz()) else { return Ok(()) };
+    if saved.abs_diff(now) <= now / TSC_TOLERANCE {
+        return Ok(());
+    }
+    vcpu.fd.set_tsc_khz(saved).host(|| format!("{saved} kHz, this host has {now}"))
+}
+
 fn entries(indices: impl IntoIterator<Item = (u32, u64)>) -> Result<Msrs> {
     let entry = |(index, data)| kvm_msr_entry { index, data, ..Default::default() };
     let entries: Vec<_> = indices.into_iter().map(entry).collect();
@@ -198,7 +228,7 @@ fn entries(indices: impl IntoIterator<Item = (u32, u64)>) -> Result<Msrs> {
 /// Reads all that can be read: KVM stops at the first one it does not have for this guest, which is
 /// passed over.
 fn save_msrs(vcpu: &KvmVcpu, state: &mut CpuState) -> Result<()> {
-    let mut rest = vcpu.vm.shared.msrs.as_slice();
+    let mut rest = msr::STATE;
     while !rest.is_empty() {
         let mut msrs = entries(rest.iter().map(|index| (*index, 0)))?;
         let read = vcpu.fd.get_msrs(&mut msrs).host(|| "KVM_GET_MSRS")?;
@@ -211,6 +241,10 @@ fn save_msrs(vcpu: &KvmVcpu, state: &mut CpuState) -> Result<()> {
 
 /// Writes all; where KVM stops, that one is named, unless it has the value anyway.
 fn restore_msrs(vcpu: &KvmVcpu, state: &CpuState) -> Result<()> {
+    // What is no vCPU's state is not for a snapshot to set.
+    if let Some(foreign) = state.msrs.iter().find(|msr| !is_state(msr.index)) {
+        return Err(Error::incompatible(format!("{:#x} is not one that is saved", foreign.index)));
+    }
     let mut rest = state.msrs.as_slice();
     while !rest.is_empty() {
         let msrs = entries(rest.iter().map(|msr| (msr.index, msr.value)))?;
@@ -224,6 +258,10 @@ fn restore_msrs(vcpu: &KvmVcpu, state: &CpuState) -> Result<()> {
         rest = rest.get(written + 1..).unwrap_or(&[]);
     }
     Ok(())
+}
+
+fn is_state(index: u32) -> bool {
+    msr::STATE.contains(&index)
 }
 
 /// Whether the guest would read this value already; KVM refuses to write some that it allows to

@@ -8,7 +8,7 @@
 use std::{ops::ControlFlow, sync::Arc};
 
 use kvm_bindings::CpuId;
-use kvm_ioctls::VcpuFd;
+use kvm_ioctls::{VcpuExit as KvmExit, VcpuFd};
 
 use super::{
     convert,
@@ -19,15 +19,18 @@ use super::{
 use crate::{
     arch::{CpuModel, CpuState, Feature, Regs, SystemRegs, VcpuId},
     error::{Context, Error, HostResult, Result},
-    exit::{CONTINUE, Fault, Flow, VcpuExit},
+    exit::{CONTINUE, Fault, FaultKind, Flow, VcpuExit},
     hv::{Entry, GuestIo, KickTarget, Kicker, Vcpu, listen},
 };
+
+/// The instruction pointer after a reset.
+const RESET_RIP: u64 = 0xfff0;
 
 /// One vCPU.
 pub(super) struct KvmVcpu {
     id: VcpuId,
     pub(super) fd: VcpuFd,
-    page: RunPage,
+    pub(super) page: RunPage,
     kick: Arc<KickTarget>,
     pub(super) vm: Arc<VmState>,
 }
@@ -79,6 +82,7 @@ impl KvmVcpu {
             let flow = match self.page.exit() {
                 Exit::Port(mut access) => port_access(&mut access, io),
                 Exit::Mmio(mut access) => mmio_access(&mut access, io),
+                Exit::Notice => CONTINUE,
                 Exit::End => return Ok(self.end()),
             };
             if let ControlFlow::Break(exit) = flow {
@@ -95,6 +99,9 @@ impl KvmVcpu {
             End::Reset => VcpuExit::Reset,
             End::Fault(kind) => {
                 let rip = self.fd.get_regs().ok().map(|regs| regs.rip);
+                // On AMD processors KVM has reset the vCPU by now; that is not where the guest was.
+                let was_reset = kind == FaultKind::TripleFault && rip == Some(RESET_RIP);
+                let rip = rip.filter(|_| !was_reset);
                 VcpuExit::Fault(Box::new(Fault::new(kind, rip)))
             }
         }
@@ -103,12 +110,16 @@ impl KvmVcpu {
     /// KVM_RUN, once.
     fn enter(&mut self) -> Result<Entered> {
         loop {
-            match self.fd.run().map(|_| ()).map_err(|error| error.errno()) {
-                Ok(()) => return Ok(Entered::Exit),
-                Err(libc::EINTR) => return Ok(Entered::Interrupted),
+            let errno = match self.fd.run() {
+                Ok(KvmExit::MemoryFault { gpa, .. }) => return Err(no_memory(self.id, gpa)),
+                Ok(_) => return Ok(Entered::Exit),
+                Err(error) => error.errno(),
+            };
+            match errno {
+                libc::EINTR => return Ok(Entered::Interrupted),
                 // An application processor has just seen its INIT or SIPI.
-                Err(libc::EAGAIN) => {}
-                Err(errno) => return Err(Error::host(format!("running {}", self.id), errno)),
+                libc::EAGAIN => {}
+                errno => return Err(Error::host(format!("running {}", self.id), errno)),
             }
         }
     }
@@ -128,6 +139,7 @@ impl KvmVcpu {
             let _ = match self.page.exit() {
                 Exit::Port(mut access) => port_access(&mut access, io),
                 Exit::Mmio(mut access) => mmio_access(&mut access, io),
+                Exit::Notice => CONTINUE,
                 // The instruction ended in a fault or the like; the next `run` meets it again.
                 Exit::End => break Ok(exit),
             };
@@ -142,6 +154,12 @@ fn mmio_access(access: &mut Mmio<'_>, io: &dyn GuestIo) -> Flow {
         true => io.mmio_write(access.at, access.data),
         false => io.mmio_read(access.at, access.data),
     }
+}
+
+/// The host could not give the memory behind a mapped guest address.
+#[cold]
+fn no_memory(id: VcpuId, address: u64) -> Error {
+    Error::host(format!("running {id}: memory at guest address {address:#x}"), libc::EFAULT)
 }
 
 #[inline]
@@ -209,6 +227,7 @@ impl Vcpu for KvmVcpu {
 
     fn set_system_regs(&mut self, regs: &SystemRegs) -> Result<()> {
         self.vm.owner.check()?;
+        self.page.set_cr8(regs.cr8);
         self.fd
             .set_sregs(&convert::system_to_kvm(regs))
             .host(|| format!("setting the system registers of {}", self.id))

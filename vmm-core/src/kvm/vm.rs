@@ -7,8 +7,8 @@ use std::{
 };
 
 use kvm_bindings::{
-    KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, KVM_PIT_SPEAKER_DUMMY, kvm_msi, kvm_pit_config,
-    kvm_userspace_memory_region,
+    KVM_CAP_PMU_CAPABILITY, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, KVM_PIT_SPEAKER_DUMMY,
+    KVM_PMU_CAP_DISABLE, kvm_enable_cap, kvm_msi, kvm_pit_config, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
 use vmm_sys_util::{errno, eventfd::EFD_NONBLOCK};
@@ -45,15 +45,17 @@ pub(super) struct KvmVm(Arc<VmState>);
 pub(super) struct VmState {
     pub(super) fd: VmFd,
     pub(super) config: VmConfig,
-    pub(super) shared: Arc<Shared>,
     pub(super) owner: Owner,
     /// Keeps every mapped region alive.
     slots: Mutex<SlotTable>,
 }
 
 impl KvmVm {
-    pub(super) fn new(shared: Arc<Shared>, config: &VmConfig) -> Result<Self> {
-        let fd = create(&shared)?;
+    pub(super) fn new(shared: &Shared, config: &VmConfig) -> Result<Self> {
+        let fd = create(shared)?;
+        if shared.can_disable_pmu {
+            disable_pmu(&fd)?;
+        }
         if let Some(irq) = &config.irq {
             fd.set_tss_address(TSS_ADDRESS).host(|| "KVM_SET_TSS_ADDR")?;
             fd.set_identity_map_address(IDENTITY_MAP_ADDRESS)
@@ -66,7 +68,7 @@ impl KvmVm {
         }
         let slots = Mutex::new(SlotTable::new(shared.max_slots));
         let (config, owner) = (config.clone(), Owner::current());
-        Ok(Self(Arc::new(VmState { fd, config, shared, owner, slots })))
+        Ok(Self(Arc::new(VmState { fd, config, owner, slots })))
     }
 
     fn has_pit(&self) -> bool {
@@ -82,6 +84,12 @@ fn create(shared: &Shared) -> Result<VmFd> {
             result => return result.host(|| "creating a VM"),
         }
     }
+}
+
+fn disable_pmu(vm: &VmFd) -> Result<()> {
+    let mut cap = kvm_enable_cap { cap: KVM_CAP_PMU_CAPABILITY, ..Default::default() };
+    cap.args[0] = u64::from(KVM_PMU_CAP_DISABLE);
+    vm.enable_cap(&cap).host(|| "switching performance counters off")
 }
 
 impl VmState {
@@ -255,7 +263,7 @@ impl IrqController for KvmIrqs {
     fn line_event(&self, gsi: Gsi) -> Option<Result<EventFd>> {
         let connect = || {
             self.check(gsi)?;
-            let event = EventFd::new(EFD_NONBLOCK).host(|| "eventfd")?;
+            let event = EventFd::new(EFD_NONBLOCK | libc::EFD_CLOEXEC).host(|| "eventfd")?;
             self.0.fd.register_irqfd(&event, gsi.0).host(|| format!("{gsi}: KVM_IRQFD"))?;
             Ok(event)
         };

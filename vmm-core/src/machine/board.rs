@@ -32,6 +32,13 @@ use crate::{
 /// need.
 const MMIO: Range<u64> = HOLE_START.0 + (256 << 20)..HOLE_START.0 + (768 << 20);
 
+/// /// What the chips of a machine with interrupt controllers answer themselves, so that no device
+/// there is ever asked: PICs, timer, its speaker port, level control; and all from the I/O APIC on.
+const CHIP_PORTS: [(u64, u64); 5] = [(0x20, 2), (0x40, 4), (0x61, 1), (0xa0, 2), (0x4d0, 2)];
+const CHIPS: u64 = 0xfec0_0000;
+/// The timer's line, and the one that joins the PICs.
+const CHIP_GSIS: [Gsi; 2] = [Gsi(0), Gsi(2)];
+
 /// The lines a device may be given, best first: those the PICs and PC devices do not use, then
 /// those PCs leave to add-in cards.
 const FREE_GSIS: [u32; 16] = [16, 17, 18, 19, 20, 21, 22, 23, 5, 6, 7, 10, 11, 13, 14, 15];
@@ -126,6 +133,12 @@ impl Board {
                 "{name}: {len} ports from {start:#x} pass port 0xffff"
             )));
         }
+        let taken = |chip: &&(u64, u64)| start < chip.0 + chip.1 && chip.0 < start + len;
+        if let Some((chip, _)) = CHIP_PORTS.iter().find(taken).filter(|_| self.has_irqs()) {
+            return Err(Error::bad_config(format!(
+                "{name}: {len} ports from {start:#x}: the machine's own chips answer at {chip:#x}"
+            )));
+        }
         let guard = self.guard(name, device);
         self.ports.insert_at_offset(start, len, offset, guard).context(|| format!("{name}: ports"))
     }
@@ -149,6 +162,13 @@ impl Board {
         {
             return Err(Error::bad_config(format!(
                 "{name}: device window at {:#x}, {len:#x} bytes: overlaps RAM at {region}",
+                at.0
+            )));
+        }
+        if self.has_irqs() && at.0 < 1 << 32 && at.0.saturating_add(len) > CHIPS {
+            return Err(Error::bad_config(format!(
+                "{name}: device window at {:#x}, {len:#x} bytes: the machine's own chips are from \
+                 {CHIPS:#x} on",
                 at.0
             )));
         }
@@ -185,7 +205,7 @@ impl Board {
                     GSIS - 1
                 )));
             }
-            Place::At(gsi) if is_free(&gsi) => gsi,
+            Place::At(gsi) if is_free(&gsi) && !CHIP_GSIS.contains(&gsi) => gsi,
             Place::At(gsi) => return Err(Error::bad_config(format!("{name}: {gsi} is taken"))),
         };
         self.used_lines.insert(gsi);

@@ -102,6 +102,12 @@ impl Builder {
         let loader = self.boot.ok_or_else(|| missing("anything to boot"))?;
         let caps = hypervisor.caps();
         check_vcpus(self.config.vcpus, hypervisor.name(), caps.max_vcpus)?;
+        if self.config.irq.is_none() && self.config.vcpus > 1 {
+            // Nothing could start the others: that takes an interrupt.
+            let count = self.config.vcpus;
+            let why = format!("machine with {count} vCPUs and no interrupt controllers");
+            return Err(Error::bad_config(why));
+        }
 
         let memory = match memory {
             Memory::Size(size) => GuestMemory::anonymous(size).context(|| "guest memory")?,

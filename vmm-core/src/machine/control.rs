@@ -74,7 +74,7 @@ impl Control {
             return Err(Error::wrong_state(format!("the machine cannot be run again: {why}")));
         }
         if self.stopped.load(SeqCst) {
-            return Err(Error::wrong_state("the machine was stopped before it ran"));
+            return Err(Error::wrong_state("the machine cannot be run: it was stopped"));
         }
         phase.running = true;
         phase.outcome = None;
@@ -95,7 +95,14 @@ impl Control {
 
     /// Ends the run with `outcome`, unless it has one already, and gets every vCPU out.
     pub(super) fn end(&self, outcome: Result<Outcome>) {
-        self.phase().outcome.get_or_insert(outcome);
+        let mut phase = self.phase();
+        // The first reason counts, but one that ends the machine goes before one after which it
+        // could run on.
+        let counts = |known: &Result<Outcome>| may_go_on(known) && !may_go_on(&outcome);
+        if phase.outcome.as_ref().is_none_or(counts) {
+            phase.outcome = Some(outcome);
+        }
+        drop(phase);
         self.ending.store(true, SeqCst);
         self.kick();
     }
@@ -104,11 +111,12 @@ impl Control {
     pub(super) fn finish(&self) -> Result<Outcome> {
         let mut phase = self.phase();
         phase.running = false;
-        let outcome = phase.outcome.take().unwrap_or(Ok(Outcome::Stopped));
+        let stopped = self.stopped.load(SeqCst);
+        let outcome = phase.outcome.take().filter(|outcome| !(stopped && may_go_on(outcome)));
+        let outcome = outcome.unwrap_or(Ok(Outcome::Stopped));
         phase.ended = match &outcome {
-            Ok(Outcome::Halted) => None,
+            outcome if may_go_on(outcome) => None,
             Ok(outcome) => Some(outcome.to_string()),
-            Err(error) if error.kind() == ErrorKind::Interrupted => None,
             Err(error) => Some(error.to_string()),
         };
         outcome
@@ -127,6 +135,14 @@ impl Control {
 
     fn phase(&self) -> MutexGuard<'_, Phase> {
         self.phase.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// /// Whether the machine can be run on after this outcome.
+fn may_go_on(outcome: &Result<Outcome>) -> bool {
+    match outcome {
+        Ok(outcome) => *outcome == Outcome::Halted,
+        Err(error) => error.kind() == ErrorKind::Interrupted,
     }
 }
 
@@ -168,5 +184,34 @@ impl Handle {
 impl fmt::Debug for Handle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.0.strong_count() > 0 { "Handle" } else { "Handle(machine is gone)" })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn interrupted() -> Result<Outcome> {
+        Err(Error::new(ErrorKind::Interrupted, "a signal"))
+    }
+
+    #[test]
+    fn an_outcome_that_ends_the_machine_goes_before_one_that_does_not() {
+        let control = Control::new();
+        control.begin().unwrap();
+        control.end(interrupted());
+        control.end(Ok(Outcome::PowerOff(7)));
+        control.end(Ok(Outcome::Reset));
+        assert_eq!(control.finish().unwrap(), Outcome::PowerOff(7));
+        assert_eq!(control.begin().unwrap_err().kind(), ErrorKind::WrongState);
+    }
+
+    #[test]
+    fn a_stop_during_an_interrupted_run_stops_it() {
+        let control = Control::new();
+        control.begin().unwrap();
+        control.end(interrupted());
+        control.stop().unwrap();
+        assert_eq!(control.finish().unwrap(), Outcome::Stopped);
     }
 }

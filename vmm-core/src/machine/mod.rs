@@ -32,6 +32,7 @@ use std::{
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex, PoisonError},
+    thread::{Scope, ScopedJoinHandle},
 };
 
 pub use account::{Accounting, Count, ExitReport, Reason};
@@ -42,7 +43,7 @@ pub use device::{Device, Place, Slot};
 
 use self::{account::Account, board::Board, control::Control};
 use crate::{
-    error::{Error, ErrorKind, Result},
+    error::{Error, ErrorKind, HostResult, Result},
     exit::{Fault, VcpuExit},
     hv::{Vcpu, block_other_signals},
     memory::GuestMemory,
@@ -55,6 +56,13 @@ pub struct Machine {
     memory: GuestMemory,
     account: Option<Arc<Account>>,
     control: Arc<Control>,
+}
+
+/// Whose thread a vCPU runs on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Thread {
+    Callers,
+    Ours,
 }
 
 /// How a [`run`](Machine::run) ended.
@@ -86,38 +94,47 @@ impl Machine {
     /// can be run on; every other outcome is final.
     ///
     /// # Errors
-    /// `Interrupted` if a signal that is not ours came; `Poisoned` with the name of a device that
-    /// failed or panicked; `WrongState` if the machine has ended, was stopped, or is being run;
-    /// `InCallback` from one of its own devices; `WrongProcess` after `fork()`; `Host` if the
-    /// hypervisor fails.
+    /// /// `Interrupted` if a signal that is not ours came, or the process was stopped and
+    /// continued: nothing is lost, call it again unless the signal was meant to end it; `Poisoned`
+    /// with the name of a device that failed or panicked; `WrongState` if the machine has ended,
+    /// was stopped, or is being run; `InCallback` from one of its own devices; `WrongProcess` after
+    /// `fork()`; `Host` if the hypervisor fails.
     pub fn run(&self) -> Result<Outcome> {
         self.control.begin()?;
         let mut vcpus = self.vcpus.lock().unwrap_or_else(PoisonError::into_inner);
         std::thread::scope(|scope| {
             let mut vcpus = vcpus.iter_mut();
             let first = vcpus.next();
-            for (vcpu, n) in vcpus.zip(1..) {
-                let thread = std::thread::Builder::new().name(format!("vcpu{n}"));
-                let body = move || {
-                    block_other_signals();
-                    self.run_vcpu(&mut **vcpu);
-                };
-                if let Err(error) = thread.spawn_scoped(scope, body) {
-                    let errno = error.raw_os_error().unwrap_or(libc::EAGAIN);
-                    self.control
-                        .end(Err(Error::host(format!("starting the thread of vCPU {n}"), errno)));
-                }
-            }
+            let further: Vec<_> =
+                vcpus.zip(1..).filter_map(|(vcpu, n)| self.start(scope, &mut **vcpu, n)).collect();
             if let Some(vcpu) = first {
-                self.run_vcpu(&mut **vcpu);
+                self.run_vcpu(&mut **vcpu, Thread::Callers);
             }
+            // The scope itself waits for what the threads do, not for the threads.
+            further.into_iter().for_each(|thread| drop(thread.join()));
         });
         self.control.finish()
     }
 
+    /// Starts the thread of vCPU `n`; without it the run ends.
+    fn start<'scope>(
+        &'scope self,
+        scope: &'scope Scope<'scope, '_>,
+        vcpu: &'scope mut dyn Vcpu,
+        n: usize,
+    ) -> Option<ScopedJoinHandle<'scope, ()>> {
+        let thread = std::thread::Builder::new().name(format!("vcpu{n}"));
+        let started = thread.spawn_scoped(scope, move || {
+            block_other_signals();
+            self.run_vcpu(vcpu, Thread::Ours);
+        });
+        let started = started.host(|| format!("starting the thread of vCPU {n}"));
+        started.map_err(|error| self.control.end(Err(error))).ok()
+    }
+
     /// Runs one vCPU until this run of the machine ends, and ends it if this vCPU is the first with
     /// a reason.
-    fn run_vcpu(&self, vcpu: &mut dyn Vcpu) {
+    fn run_vcpu(&self, vcpu: &mut dyn Vcpu, thread: Thread) {
         let _on_record = self.control.join();
         while !self.control.is_ending() {
             // A panic is a device's: it has been cut off, and nobody looks at this vCPU again.
@@ -131,6 +148,8 @@ impl Machine {
                 Ok(VcpuExit::Failed(error)) | Err(error) => Err(error),
                 Ok(VcpuExit::Fault(fault)) => Ok(Outcome::Fault(*fault)),
                 Ok(VcpuExit::Halted) => Ok(Outcome::Halted),
+                // Threads of ours block signals; this is the kernel's doing, such as a freezer's.
+                Ok(VcpuExit::Interrupted) if thread == Thread::Ours => continue,
                 Ok(VcpuExit::Interrupted) => {
                     Err(Error::new(ErrorKind::Interrupted, "a signal interrupted the run"))
                 }

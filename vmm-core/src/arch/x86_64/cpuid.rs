@@ -29,6 +29,9 @@ pub struct CpuModel {
     leaves: Vec<CpuidLeaf>,
 }
 
+/// /// Beyond what any field here can number.
+const MOST_VCPUS: u32 = 1 << 16;
+
 /// A register of a CPUID answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reg {
@@ -95,8 +98,10 @@ features! {
     TSC = 1, 0, Edx, 4;
     MSR = 1, 0, Edx, 5;
     PAE = 1, 0, Edx, 6;
+    MCE = 1, 0, Edx, 7;
     CX8 = 1, 0, Edx, 8;
     APIC = 1, 0, Edx, 9;
+    MCA = 1, 0, Edx, 14;
     CMOV = 1, 0, Edx, 15;
     CLFLUSH = 1, 0, Edx, 19;
     DS = 1, 0, Edx, 21;
@@ -157,6 +162,8 @@ const NOT_SAVED: &[Feature] = &[
     Feature::IBS,
     Feature::IBT,
     Feature::LA57,
+    Feature::MCA,
+    Feature::MCE,
     Feature::MPX,
     Feature::PDCM,
     Feature::PERFCTR_CORE,
@@ -248,6 +255,7 @@ impl CpuModel {
 
     /// The answers for `vcpu` of `count` in one package, one thread a core.
     pub fn for_vcpu(&self, vcpu: VcpuId, count: u32) -> Vec<CpuidLeaf> {
+        let count = count.clamp(1, MOST_VCPUS);
         let mut leaves: Vec<_> = self.leaves.iter().filter(|l| !is_topology(l)).copied().collect();
         if self.leaf(0, 0).is_some_and(|leaf| leaf.regs[0] >= 0xb) {
             leaves.extend(extended_topology(0xb, vcpu, count));

@@ -33,6 +33,7 @@ pub const FMASK: u32 = 0xc000_0084;
 /// because arming the timer compares the two.
 pub const STATE: &[u32] = &[
     TSC,
+    0x3a,  // FEATURE_CONTROL
     0x3b,  // TSC_ADJUST
     0x48,  // SPEC_CTRL
     0xe1,  // UMWAIT_CONTROL
@@ -82,6 +83,7 @@ pub const STATE: &[u32] = &[
     FMASK,
     0xc000_0102, // KERNEL_GS_BASE
     0xc000_0103, // TSC_AUX
+    0xc001_0015, // HWCR
     0xc001_011f, // VIRT_SPEC_CTRL
     0x11,        // KVM_WALL_CLOCK and KVM_SYSTEM_TIME, old and new
     0x12,
