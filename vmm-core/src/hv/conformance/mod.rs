@@ -1,0 +1,219 @@
+//! What every back end is tested with: bodies that take a hypervisor and exercise it with guest
+//! code.
+//!
+//! Each [`Body`] promises one thing and is named by it. A test of a back end opens its hypervisor,
+//! says in a [`Setup`] what the host is known not to do, and runs [`BODIES`]; a body that needs one
+//! of those things is skipped with the reason, never silently. A body returns its [`Failure`]; it
+//! does not print, panic or hang, a watchdog sees to that.
+//!
+//! The guests are small programs in `guests/*.S`, assembled by the build script when the feature
+//! `conformance` is on.
+
+/// Ends a body with a [`Failure`] unless the condition holds.
+macro_rules! ensure {
+    ($cond:expr, $($message:tt)+) => {
+        if !$cond {
+            return Err($crate::hv::conformance::Failure::from(format!($($message)+)));
+        }
+    };
+}
+
+/// Ends a body with a [`Failure`] that shows both sides unless they are equal.
+macro_rules! ensure_eq {
+    ($left:expr, $right:expr, $($message:tt)+) => {
+        match (&$left, &$right) {
+            (left, right) => {
+                let what = format!($($message)+);
+                ensure!(*left == *right, "{what}: {left:x?}, not {right:x?}");
+            }
+        }
+    };
+}
+
+/// The guest program `guests/NAME.S`, to be placed and entered at [`guest::CODE`].
+macro_rules! program {
+    ($name:literal) => {
+        include_bytes!(concat!(env!("OUT_DIR"), "/conformance/", $name, ".bin")).as_slice()
+    };
+}
+
+mod dirty;
+mod fault;
+mod flow;
+mod guest;
+mod halt;
+mod instruction;
+mod kick;
+mod mmio;
+mod mode;
+mod modify;
+mod port;
+mod random;
+mod reach;
+mod slot;
+mod storm;
+mod string;
+
+use std::fmt;
+
+use super::Hypervisor;
+use crate::error::Error;
+
+/// What a body runs on.
+pub struct Setup<'a> {
+    /// The hypervisor under test.
+    pub hypervisor: &'a dyn Hypervisor,
+    /// What it cannot do on this host.
+    pub limits: &'a [Limit],
+}
+
+/// Something a host is known not to do. A body that needs it is skipped there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Limit {
+    /// CMPXCHG16B in ring 0.
+    Cmpxchg16bRing0,
+    /// Paging outside long mode: 32-bit and PAE.
+    Paging32,
+    /// x87, MMX, SSE and AVX arithmetic and XSAVE in ring 0.
+    SimdRing0,
+    /// INT3 and INT n in ring 0.
+    SoftInterruptRing0,
+    /// SYSCALL from ring 3 into ring 0, and INT n from ring 3.
+    SystemCall,
+}
+
+impl Limit {
+    /// The reason in words, as it is given for a skipped body.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Cmpxchg16bRing0 => "CMPXCHG16B does not run in ring 0 on this host",
+            Self::Paging32 => "32-bit and PAE paging do not run on this host",
+            Self::SimdRing0 => "x87, SSE and AVX do not run in ring 0 on this host",
+            Self::SoftInterruptRing0 => "INT3 and INT n do not run in ring 0 on this host",
+            Self::SystemCall => "SYSCALL and INT n do not enter ring 0 on this host",
+        }
+    }
+}
+
+/// Why a body did not pass, in words.
+#[derive(Clone, Debug)]
+pub struct Failure(String);
+
+/// How a body ended that did not fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The promise holds.
+    Passed,
+    /// This host cannot run it; the reason of the [`Limit`].
+    Skipped(&'static str),
+}
+
+/// A promise of the hypervisor seam, and the code that tests it.
+#[derive(Clone, Copy, Debug)]
+pub struct Body {
+    /// The promise; a valid name for a test function.
+    pub name: &'static str,
+    /// What a host must be able to do for it.
+    pub needs: &'static [Limit],
+    run: fn(&Setup<'_>) -> Result<(), Failure>,
+}
+
+impl Body {
+    /// Tests the promise, in a VM of its own.
+    ///
+    /// # Errors
+    /// What was promised and not kept, or that the hypervisor gave an error.
+    pub fn run(&self, setup: &Setup<'_>) -> Result<Verdict, Failure> {
+        if let Some(limit) = self.needs.iter().find(|need| setup.limits.contains(need)) {
+            return Ok(Verdict::Skipped(limit.reason()));
+        }
+        (self.run)(setup).map(|()| Verdict::Passed)
+    }
+}
+
+/// Makes [`BODIES`] of functions: the name of a body is that of its function.
+macro_rules! bodies {
+    ($($module:ident::$name:ident $(needs $($limit:ident)+)?;)*) => {
+        /// All bodies, in alphabetical order of their names.
+        pub const BODIES: &[Body] = &[$(Body {
+            name: stringify!($name),
+            needs: &[$($(Limit::$limit),+)?],
+            run: $module::$name,
+        }),*];
+    };
+}
+
+bodies! {
+    mode::a_guest_can_go_from_real_mode_to_ring_3_and_back;
+    fault::a_jump_to_no_ram_is_a_fault_exit;
+    slot::a_read_only_slot_takes_no_writes;
+    slot::a_slot_may_start_inside_its_region;
+    fault::a_triple_fault_is_a_fault_exit;
+    mmio::accesses_across_the_end_of_ram_are_cut_there;
+    slot::an_unmapped_slot_goes_to_io_until_it_is_mapped_again;
+    slot::bad_slots_are_refused;
+    flow::break_from_a_read_comes_after_the_data;
+    flow::break_from_a_write_comes_after_the_instruction;
+    flow::break_from_the_read_of_an_exchange_comes_after_its_write;
+    flow::break_within_a_string_instruction_loses_nothing;
+    instruction::cmpxchg16b_works_in_ring_0 needs Cmpxchg16bRing0;
+    reach::every_port_and_any_address_outside_ram_reach_io;
+    reach::every_port_can_be_touched_with_interrupt_controllers;
+    fault::garbage_ends_in_an_exit_or_can_be_kicked;
+    halt::halt_without_interrupt_controllers_ends_run;
+    kick::kicks_before_run_end_it_at_once_and_once;
+    mmio::mmio_accesses_across_pages_have_every_byte_once;
+    mmio::mmio_loads_of_each_width_are_extended_right;
+    mmio::mmio_stores_of_each_width_arrive_whole;
+    storm::no_kick_of_a_storm_is_lost_nor_any_access;
+    kick::one_kick_brings_back_a_spinning_guest;
+    mode::paging_outside_long_mode_works needs Paging32;
+    port::port_accesses_of_each_width_and_form_work;
+    modify::read_modify_write_on_mmio_is_one_read_then_one_write;
+    instruction::simd_and_floating_point_work_in_ring_0 needs SimdRing0;
+    instruction::software_interrupts_work_in_ring_0 needs SoftInterruptRing0;
+    string::string_input_of_any_length_arrives_in_order;
+    mmio::string_moves_reach_mmio_in_order;
+    string::string_output_of_any_length_arrives_in_order;
+    instruction::system_calls_enter_ring_0 needs SystemCall;
+    dirty::the_dirty_log_has_exactly_the_pages_written;
+    dirty::there_is_no_dirty_log_of_an_unlogged_slot;
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self(format!("the back end gave an error: {error}"))
+    }
+}
+
+impl From<String> for Failure {
+    fn from(what: String) -> Self {
+        Self(what)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl fmt::Debug for Setup<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("Setup");
+        shown.field("hypervisor", &self.hypervisor.name()).field("limits", &self.limits).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bodies_are_in_alphabetical_order() {
+        assert!(BODIES.is_sorted_by(|a, b| a.name < b.name));
+    }
+}
