@@ -1,0 +1,122 @@
+//! Every back end of this host keeps every promise of the hypervisor seam.
+//!
+//! One test a body of the conformance suite. What a kind of host is known not to do is listed here,
+//! with the reason in the suite; a body that needs it is skipped, and says so in one line.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a test says what went wrong by panicking, and what was skipped by printing"
+)]
+
+use std::{sync::mpsc, thread, time::Duration};
+
+use vmm_core::{
+    host::{self, KvmKind},
+    hv::conformance::{BODIES, Body, Limit, Setup, Verdict},
+    kvm::Kvm,
+};
+
+/// What a host of this kind is known not to do.
+fn limits(kind: KvmKind) -> &'static [Limit] {
+    match kind {
+        KvmKind::None | KvmKind::Whole => &[],
+        KvmKind::UserMode => &[
+            Limit::Cmpxchg16bRing0,
+            Limit::Paging32,
+            Limit::SimdRing0,
+            Limit::SoftInterruptRing0,
+            Limit::SystemCall,
+        ],
+    }
+}
+
+/// Bodies watch their guests; this is for a back end that a kick does not bring back.
+const HUNG: Duration = Duration::from_secs(600);
+
+/// Runs the body of that name on this host's KVM.
+fn kvm(name: &str) {
+    let body = BODIES.iter().find(|body| body.name == name).expect("a body of that name");
+    let kind = host::probe().kvm;
+    if kind == KvmKind::None {
+        println!("skipped: {name}: no /dev/kvm here");
+        return;
+    }
+    match run(body, limits(kind)) {
+        Verdict::Passed => println!("{name}: passed on {kind}"),
+        Verdict::Skipped(reason) => {
+            let known = limits(kind).iter().any(|limit| limit.reason() == reason);
+            assert!(known, "{name} was skipped for a reason that is not listed: {reason}");
+            println!("skipped: {name}: {reason}");
+        }
+    }
+}
+
+fn run(body: &'static Body, limits: &'static [Limit]) -> Verdict {
+    let (report, verdict) = mpsc::channel();
+    thread::spawn(move || {
+        let hypervisor = Kvm::open().expect("/dev/kvm opened for the probe");
+        // The receiver is gone only if the test has given up.
+        let _ = report.send(body.run(&Setup { hypervisor: &hypervisor, limits }));
+    });
+    match verdict.recv_timeout(HUNG) {
+        Ok(Ok(verdict)) => verdict,
+        Ok(Err(failure)) => panic!("{}: {failure}", body.name),
+        Err(why) => panic!("{}: {why}", body.name),
+    }
+}
+
+macro_rules! bodies {
+    ($($name:ident)*) => {
+        $(
+            #[test]
+            fn $name() {
+                kvm(stringify!($name));
+            }
+        )*
+
+        #[test]
+        fn every_body_has_a_test() {
+            let bodies: Vec<_> = BODIES.iter().map(|body| body.name).collect();
+            assert_eq!(bodies, [$(stringify!($name)),*]);
+        }
+    };
+}
+
+bodies! {
+    a_guest_can_go_from_real_mode_to_ring_3_and_back
+    a_jump_to_no_ram_is_a_fault_exit
+    a_read_only_slot_takes_no_writes
+    a_slot_may_start_inside_its_region
+    a_triple_fault_is_a_fault_exit
+    accesses_across_the_end_of_ram_are_cut_there
+    an_unmapped_slot_goes_to_io_until_it_is_mapped_again
+    bad_slots_are_refused
+    break_from_a_read_comes_after_the_data
+    break_from_a_write_comes_after_the_instruction
+    break_from_the_read_of_an_exchange_comes_after_its_write
+    break_within_a_string_instruction_loses_nothing
+    cmpxchg16b_works_in_ring_0
+    every_port_and_any_address_outside_ram_reach_io
+    every_port_can_be_touched_with_interrupt_controllers
+    garbage_ends_in_an_exit_or_can_be_kicked
+    halt_without_interrupt_controllers_ends_run
+    kicks_before_run_end_it_at_once_and_once
+    mmio_accesses_across_pages_have_every_byte_once
+    mmio_loads_of_each_width_are_extended_right
+    mmio_stores_of_each_width_arrive_whole
+    no_kick_of_a_storm_is_lost_nor_any_access
+    one_kick_brings_back_a_spinning_guest
+    paging_outside_long_mode_works
+    port_accesses_of_each_width_and_form_work
+    read_modify_write_on_mmio_is_one_read_then_one_write
+    simd_and_floating_point_work_in_ring_0
+    software_interrupts_work_in_ring_0
+    string_input_of_any_length_arrives_in_order
+    string_moves_reach_mmio_in_order
+    string_output_of_any_length_arrives_in_order
+    system_calls_enter_ring_0
+    the_dirty_log_has_exactly_the_pages_written
+    there_is_no_dirty_log_of_an_unlogged_slot
+}

@@ -1,0 +1,171 @@
+//! What happens around a machine in its process: `fork()`, and signals that are not ours.
+#![expect(unsafe_code, reason = "fork, waitpid and signals have no safe form")]
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a test says what went wrong by panicking, and where it ran by printing"
+)]
+
+mod this_host;
+
+use std::{
+    sync::{Arc, mpsc},
+    thread,
+    time::Duration,
+};
+
+use vmm_core::{
+    ErrorKind, Machine, boot::Flat, hv::Hypervisor, machine::Outcome, memory::GuestAddress,
+};
+use vmm_devices::DebugExit;
+
+/// jmp to itself.
+const SPIN: &[u8] = &[0xeb, 0xfe];
+/// mov al, 7; out 0xf4, al.
+const SEVEN: &[u8] = &[0xb0, 7, 0xe6, 0xf4];
+
+fn machine(kvm: &Arc<dyn Hypervisor>, guest: &[u8]) -> Machine {
+    Machine::builder()
+        .hypervisor(Arc::clone(kvm))
+        .memory(1 << 20)
+        .boot(Flat::real_mode(guest))
+        .device(DebugExit::new())
+        .build()
+        .unwrap()
+}
+
+/// Runs `child` in a forked process and gives its exit status: 0 if it returned true.
+fn in_child(child: impl FnOnce() -> bool) -> i32 {
+    // SAFETY: the child only calls the library under test and leaves by `_exit`; glibc keeps malloc
+    // usable in it.
+    match unsafe { libc::fork() } {
+        -1 => panic!("fork: {}", std::io::Error::last_os_error()),
+        0 => {
+            let good = child();
+            // SAFETY: ends the child without running the parent's exit handlers.
+            unsafe { libc::_exit(i32::from(!good)) }
+        }
+        pid => {
+            let mut status = 0;
+            // SAFETY: waits for our own child, with a valid pointer.
+            unsafe { libc::waitpid(pid, &mut status, 0) };
+            assert!(libc::WIFEXITED(status), "the child was killed: status {status:#x}");
+            libc::WEXITSTATUS(status)
+        }
+    }
+}
+
+#[test]
+fn after_fork_the_child_gets_wrong_process_and_the_parent_goes_on() {
+    let test = "after_fork_the_child_gets_wrong_process_and_the_parent_goes_on";
+    let Some(kvm) = this_host::kvm_for(test) else { return };
+    let built = machine(&kvm, SEVEN);
+    let parts = (built.memory().clone(), built.handle(), Arc::clone(&kvm));
+    let status = in_child(|| {
+        let wrong = |kind| kind == ErrorKind::WrongProcess;
+        let run = built.run().is_err_and(|error| wrong(error.kind()));
+        let read = parts.0.read(GuestAddress(0), &mut [0]).is_err_and(|e| wrong(e.kind()));
+        let stop = parts.1.stop().is_err_and(|error| wrong(error.kind()));
+        // What was mapped where guest RAM is in the parent belongs to the child; dropping must not
+        // unmap it.
+        drop((built.memory().clone(), parts.2));
+        run && read && stop
+    });
+    assert_eq!(status, 0);
+    assert_eq!(built.run().unwrap(), Outcome::PowerOff(7));
+}
+
+#[test]
+fn a_machine_dropped_in_the_child_harms_neither() {
+    let test = "a_machine_dropped_in_the_child_harms_neither";
+    let Some(kvm) = this_host::kvm_for(test) else { return };
+    let mut built = Some(machine(&kvm, SEVEN));
+    let status = in_child(|| {
+        drop(built.take());
+        true
+    });
+    assert_eq!(status, 0);
+    assert_eq!(built.unwrap().run().unwrap(), Outcome::PowerOff(7));
+}
+
+#[test]
+fn a_foreign_signal_interrupts_and_the_guest_goes_on() {
+    let test = "a_foreign_signal_interrupts_and_the_guest_goes_on";
+    let Some(kvm) = this_host::kvm_for(test) else { return };
+    extern "C" fn nothing(_: libc::c_int) {}
+    let handler: extern "C" fn(libc::c_int) = nothing;
+    // SAFETY: an empty handler for a signal nothing else here uses.
+    unsafe { libc::signal(libc::SIGUSR1, handler as libc::sighandler_t) };
+
+    let built = machine(&kvm, SPIN);
+    let handle = built.handle();
+    let (sender, events) = mpsc::channel();
+    let runner = thread::spawn(move || {
+        // SAFETY: always succeeds.
+        let me = unsafe { libc::pthread_self() };
+        sender.send(Ok(me)).unwrap();
+        sender.send(Err(built.run().map_err(|error| error.kind()))).unwrap();
+        sender.send(Err(built.run().map_err(|error| error.kind()))).unwrap();
+    });
+    let thread = events.recv().unwrap().unwrap();
+    thread::sleep(Duration::from_millis(50));
+    // SAFETY: the thread lives until it is joined below.
+    unsafe { libc::pthread_kill(thread, libc::SIGUSR1) };
+    let interrupted = events.recv_timeout(Duration::from_secs(10)).unwrap().unwrap_err();
+    assert_eq!(interrupted, Err(ErrorKind::Interrupted));
+    thread::sleep(Duration::from_millis(50));
+    handle.stop().unwrap();
+    let stopped = events.recv_timeout(Duration::from_secs(10)).unwrap().unwrap_err();
+    assert_eq!(stopped, Ok(Outcome::Stopped));
+    runner.join().unwrap();
+}
+
+#[test]
+fn a_thread_that_blocks_every_signal_can_still_be_stopped() {
+    let test = "a_thread_that_blocks_every_signal_can_still_be_stopped";
+    let Some(kvm) = this_host::kvm_for(test) else { return };
+    let built = machine(&kvm, SPIN);
+    let handle = built.handle();
+    let (sender, outcome) = mpsc::channel();
+    let runner = thread::spawn(move || {
+        // SAFETY: a `sigset_t` is plain bits, filled before use.
+        unsafe {
+            let mut all: libc::sigset_t = std::mem::zeroed();
+            libc::sigfillset(&mut all);
+            libc::pthread_sigmask(libc::SIG_SETMASK, &all, std::ptr::null_mut());
+        }
+        sender.send(built.run().map_err(|error| error.kind())).unwrap();
+    });
+    thread::sleep(Duration::from_millis(50));
+    handle.stop().unwrap();
+    let stopped = outcome.recv_timeout(Duration::from_secs(10)).unwrap();
+    assert_eq!(stopped, Ok(Outcome::Stopped));
+    runner.join().unwrap();
+}
+
+#[test]
+fn a_stop_is_not_lost_when_no_signal_can_be_queued() {
+    let test = "a_stop_is_not_lost_when_no_signal_can_be_queued";
+    let Some(kvm) = this_host::kvm_for(test) else { return };
+    let built = machine(&kvm, SPIN);
+    let handle = built.handle();
+    let (sender, outcome) = mpsc::channel();
+    let runner = thread::spawn(move || {
+        sender.send(built.run().map_err(|error| error.kind())).unwrap();
+    });
+    thread::sleep(Duration::from_millis(50));
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: a valid structure to fill.
+    assert_eq!(unsafe { libc::getrlimit(libc::RLIMIT_SIGPENDING, &mut limit) }, 0);
+    let none = libc::rlimit { rlim_cur: 0, ..limit };
+    // SAFETY: a valid structure; nothing else in this process queues signals.
+    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_SIGPENDING, &none) }, 0);
+    handle.stop().unwrap();
+    let stopped = outcome.recv_timeout(Duration::from_secs(10));
+    // SAFETY: as above.
+    unsafe { libc::setrlimit(libc::RLIMIT_SIGPENDING, &limit) };
+    assert_eq!(stopped.unwrap(), Ok(Outcome::Stopped));
+    runner.join().unwrap();
+}
