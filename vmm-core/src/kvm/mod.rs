@@ -36,7 +36,7 @@ use kvm_ioctls::Cap;
 
 use self::vm::KvmVm;
 use crate::{
-    arch::{CpuModel, Feature},
+    arch::{CpuModel, Feature, msr},
     error::{Error, ErrorKind, HostResult, Result},
     hv::{Caps, Hypervisor, Vm, VmConfig},
 };
@@ -67,6 +67,8 @@ pub struct Kvm {
 struct Shared {
     kvm: kvm_ioctls::Kvm,
     can_disable_pmu: bool,
+    /// The MSRs of [`msr::STATE`] that this kernel has.
+    msrs: Arc<[u32]>,
     max_slots: u32,
 }
 
@@ -96,7 +98,7 @@ impl Kvm {
         }
         let caps = caps(&kvm)?;
         let (max_slots, can_disable_pmu) = (caps.max_slots, can_disable_pmu(&kvm));
-        let shared = Shared { kvm, max_slots, can_disable_pmu };
+        let shared = Shared { msrs: state_msrs(&kvm)?, kvm, max_slots, can_disable_pmu };
         Ok(Self { caps, shared })
     }
 }
@@ -155,6 +157,14 @@ fn check_version(path: &Path, version: i32) -> Result<()> {
         n => format!("{path} has KVM API version {n}, not {API_VERSION}"),
     };
     Err(Error::new(ErrorKind::NoHypervisor, message))
+}
+
+/// The kernel lists the MSRs it saves, but for some that it has always had. To ask for others would
+/// fill its log.
+fn state_msrs(kvm: &kvm_ioctls::Kvm) -> Result<Arc<[u32]>> {
+    let known = kvm.get_msr_index_list().host(|| "asking KVM for its MSRs")?;
+    let has = |index: &&u32| msr::is_mtrr(**index) || known.as_slice().contains(index);
+    Ok(msr::STATE.iter().filter(has).copied().collect())
 }
 
 /// Whether VMs can be made without performance counters. Some of AMD's have no CPUID bit, so a

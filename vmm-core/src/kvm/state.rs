@@ -228,7 +228,7 @@ fn entries(indices: impl IntoIterator<Item = (u32, u64)>) -> Result<Msrs> {
 /// Reads all that can be read: KVM stops at the first one it does not have for this guest, which is
 /// passed over.
 fn save_msrs(vcpu: &KvmVcpu, state: &mut CpuState) -> Result<()> {
-    let mut rest = msr::STATE;
+    let mut rest = &*vcpu.vm.msrs;
     while !rest.is_empty() {
         let mut msrs = entries(rest.iter().map(|index| (*index, 0)))?;
         let read = vcpu.fd.get_msrs(&mut msrs).host(|| "KVM_GET_MSRS")?;

@@ -45,6 +45,8 @@ pub(super) struct KvmVm(Arc<VmState>);
 pub(super) struct VmState {
     pub(super) fd: VmFd,
     pub(super) config: VmConfig,
+    /// What is saved of each vCPU.
+    pub(super) msrs: Arc<[u32]>,
     pub(super) owner: Owner,
     /// Keeps every mapped region alive.
     slots: Mutex<SlotTable>,
@@ -68,7 +70,8 @@ impl KvmVm {
         }
         let slots = Mutex::new(SlotTable::new(shared.max_slots));
         let (config, owner) = (config.clone(), Owner::current());
-        Ok(Self(Arc::new(VmState { fd, config, owner, slots })))
+        let msrs = Arc::clone(&shared.msrs);
+        Ok(Self(Arc::new(VmState { fd, config, msrs, owner, slots })))
     }
 
     fn has_pit(&self) -> bool {

@@ -98,6 +98,11 @@ pub const STATE: &[u32] = &[
     TSC_DEADLINE,
 ];
 
+/// Whether this register says how memory is cached (Intel SDM volume 3, 12.11).
+pub fn is_mtrr(index: u32) -> bool {
+    matches!(index, 0x200..=0x20f | 0x250..=0x26f | 0x2ff)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
