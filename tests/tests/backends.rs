@@ -24,6 +24,7 @@ fn limits(kind: KvmKind) -> &'static [Limit] {
         KvmKind::None | KvmKind::Whole => &[],
         KvmKind::UserMode => &[
             Limit::Cmpxchg16bRing0,
+            Limit::InterruptsInService,
             Limit::Paging32,
             Limit::SimdRing0,
             Limit::SoftInterruptRing0,
@@ -85,12 +86,28 @@ macro_rules! bodies {
 }
 
 bodies! {
+    a_computation_and_its_timer_survive_a_hundred_moves
+    a_computation_survives_a_hundred_moves
+    a_doorbell_counts_every_store
+    a_doorbell_for_any_store_takes_all_widths
+    a_doorbell_is_added_and_removed_once
+    a_doorbell_takes_only_stores_that_match
+    a_feature_taken_from_the_model_is_absent
     a_guest_can_go_from_real_mode_to_ring_3_and_back
+    a_halted_vcpu_is_moved_and_wakes
     a_jump_to_no_ram_is_a_fault_exit
+    a_kick_brings_back_a_vcpu_that_was_never_started
+    a_level_interrupts_when_unmasked_until_it_is_low
+    a_message_to_a_disabled_apic_is_not_delivered
+    a_pending_interrupt_is_moved
     a_read_only_slot_takes_no_writes
+    a_removed_doorbell_takes_nothing
     a_slot_may_start_inside_its_region
     a_triple_fault_is_a_fault_exit
     accesses_across_the_end_of_ram_are_cut_there
+    an_edge_at_a_masked_pic_pin_waits
+    an_edge_interrupts_once
+    an_interrupt_in_service_yields_only_to_more_urgent_ones
     an_unmapped_slot_goes_to_io_until_it_is_mapped_again
     bad_slots_are_refused
     break_from_a_read_comes_after_the_data
@@ -98,9 +115,17 @@ bodies! {
     break_from_the_read_of_an_exchange_comes_after_its_write
     break_within_a_string_instruction_loses_nothing
     cmpxchg16b_works_in_ring_0
+    cpuid_shows_the_model_and_the_vcpu
+    doorbells_at_one_address_do_not_mix
+    each_edge_at_the_ioapic_wakes_halt
+    each_edge_at_the_pics_wakes_halt
+    each_line_event_wakes_halt
+    each_message_wakes_halt
+    each_nmi_by_message_reaches_vector_2
     every_port_and_any_address_outside_ram_reach_io
     every_port_can_be_touched_with_interrupt_controllers
     garbage_ends_in_an_exit_or_can_be_kicked
+    halt_with_interrupt_controllers_waits_in_run
     halt_without_interrupt_controllers_ends_run
     kicks_before_run_end_it_at_once_and_once
     mmio_accesses_across_pages_have_every_byte_once
@@ -109,14 +134,22 @@ bodies! {
     no_kick_of_a_storm_is_lost_nor_any_access
     one_kick_brings_back_a_spinning_guest
     paging_outside_long_mode_works
+    pins_that_do_not_exist_are_refused
     port_accesses_of_each_width_and_form_work
     read_modify_write_on_mmio_is_one_read_then_one_write
     simd_and_floating_point_work_in_ring_0
     software_interrupts_work_in_ring_0
+    startup_messages_start_every_vcpu
     string_input_of_any_length_arrives_in_order
     string_moves_reach_mmio_in_order
     string_output_of_any_length_arrives_in_order
     system_calls_enter_ring_0
+    the_apic_timer_wakes_halt_once
+    the_apic_timer_wakes_halt_periodically
     the_dirty_log_has_exactly_the_pages_written
+    the_pit_wakes_halt_periodically
+    the_tsc_deadline_wakes_halt_if_offered
     there_is_no_dirty_log_of_an_unlogged_slot
+    vcpus_interrupt_each_other
+    without_a_pit_its_ports_go_to_io
 }
