@@ -1,16 +1,11 @@
 //! Flat images: bytes that go to one address and are entered at one address.
 
-use super::{BoardInfo, Entry, Loader};
+use super::{BoardInfo, Entry, Loader, mode};
 use crate::{
-    arch::{DescriptorTable, Regs, Segment, SystemRegs, cr0, cr4, efer, paging, rflags},
+    arch::{Regs, SystemRegs, paging, rflags},
     error::{Context, Error, Result},
     memory::{GuestAddress, GuestMemory},
 };
-
-/// Where the tables of a long-mode guest lie: a GDT, then page tables that map 4 GiB one to one.
-const GDT: u64 = 0x1000;
-const PAGE_TABLES: u64 = 0x2000;
-const TABLES_END: u64 = PAGE_TABLES + paging::IDENTITY_SIZE;
 
 /// What long mode maps, and the least room for a stack below the image.
 const MAPPED: u64 = paging::IDENTITY_GIB << 30;
@@ -20,11 +15,6 @@ const STACK: u64 = 0x1000;
 const LONG_MODE_AT: u64 = 0x1_0000;
 /// And right behind the BIOS data area for real mode, where boot sectors go too.
 const REAL_MODE_AT: u64 = 0x7c00;
-
-/// The selectors of the GDT a long-mode guest starts with.
-const CODE: u16 = 0x08;
-const DATA: u16 = 0x10;
-const TASK: u16 = 0x18;
 
 /// A flat binary, as `objcopy -O binary` makes it.
 ///
@@ -94,10 +84,10 @@ impl Flat {
             Mode::Real if end > 0x1_0000 => {
                 bad(format!("real mode with segments 0 reaches 64 KiB, the image ends at {end:#x}"))
             }
-            Mode::Long if self.at.0 < TABLES_END + STACK => bad(format!(
+            Mode::Long if self.at.0 < mode::TABLES_END + STACK => bad(format!(
                 "at {:#x}, but tables and stack of long mode need what is below {:#x}",
                 self.at.0,
-                TABLES_END + STACK
+                mode::TABLES_END + STACK
             )),
             Mode::Long if end > MAPPED => {
                 bad(format!("long mode maps {MAPPED:#x} bytes, the image ends at {end:#x}"))
@@ -120,40 +110,10 @@ impl Loader for Flat {
         memory.write(self.at, &self.image).context(|| "flat image")?;
         let system = match self.mode {
             Mode::Real => SystemRegs::real_mode(),
-            Mode::Long => long_mode(memory)?,
+            Mode::Long => mode::long(memory)?,
         };
         Ok(Entry { regs: self.regs(), system })
     }
-}
-
-/// Writes GDT and page tables and gives the registers that use them.
-fn long_mode(memory: &GuestMemory) -> Result<SystemRegs> {
-    let (code, data) = (Segment::code64(CODE, 0), Segment::data(DATA, 0));
-    let task = Segment::task(TASK, 0, 0x67);
-    // The descriptor of a 64-bit TSS takes two entries; the upper half of its base is 0.
-    let gdt = [0, code.descriptor(), data.descriptor(), task.descriptor(), 0];
-    write_words(memory, GDT, &gdt)?;
-    write_words(memory, PAGE_TABLES, &paging::identity_map(PAGE_TABLES, paging::WRITABLE))?;
-    Ok(SystemRegs {
-        cs: code,
-        ds: data,
-        es: data,
-        fs: data,
-        gs: data,
-        ss: data,
-        tr: task,
-        gdt: DescriptorTable { base: GDT, limit: size_of_val(&gdt) as u16 - 1 },
-        cr0: cr0::PE | cr0::MP | cr0::ET | cr0::NE | cr0::WP | cr0::PG,
-        cr3: PAGE_TABLES,
-        cr4: cr4::PAE | cr4::OSFXSR | cr4::OSXMMEXCPT,
-        efer: efer::LME | efer::LMA,
-        ..SystemRegs::real_mode()
-    })
-}
-
-fn write_words(memory: &GuestMemory, at: u64, words: &[u64]) -> Result<()> {
-    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-    memory.write(GuestAddress(at), &bytes).context(|| "tables for long mode")
 }
 
 #[cfg(test)]

@@ -4,9 +4,19 @@
 //! loads may come from anywhere: each length and address is checked, and a bad image is an error
 //! that names what is wrong.
 
+mod acpi;
+mod elf;
 mod flat;
+mod image;
+mod linux;
+mod map;
+mod mode;
+mod pvh;
 
+pub use acpi::power;
 pub use flat::Flat;
+pub use image::Image;
+pub use linux::{Linux, Protocol};
 
 use crate::{
     arch::{Regs, SystemRegs},
@@ -20,12 +30,25 @@ use crate::{
 pub struct BoardInfo {
     /// The number of vCPUs.
     pub vcpus: u32,
+    /// Devices that sit at ports, for the tables a guest finds them by.
+    pub devices: Vec<PortDevice>,
+}
+
+/// A device at ports, as ACPI describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortDevice {
+    /// Its hardware ID, such as `PNP0501` for a 16550.
+    pub hid: &'static str,
+    /// Its windows: first port and number of ports.
+    pub ports: &'static [(u16, u16)],
+    /// Its interrupt.
+    pub irq: Option<u32>,
 }
 
 impl BoardInfo {
-    /// A board with that many vCPUs.
+    /// A board with that many vCPUs and no devices.
     pub fn new(vcpus: u32) -> Self {
-        Self { vcpus }
+        Self { vcpus, devices: Vec::new() }
     }
 }
 

@@ -64,9 +64,9 @@ const SYSCALL: &[u8] = &[
 const SYSCALL_TARGET: u64 = IMAGE + 2;
 
 /// Selectors of [`Flat::long_mode`] for ring 0; those for ring 3 are only in the hidden parts.
-const RING0_CODE: u16 = 0x08;
-const RING3_CODE: u16 = 0x20;
-const RING3_DATA: u16 = 0x28;
+const RING0_CODE: u16 = 0x10;
+const RING3_CODE: u16 = 0x28;
+const RING3_DATA: u16 = 0x30;
 
 pub(super) fn measure(hypervisor: &dyn Hypervisor) -> Result<Measured> {
     Ok(Measured {
@@ -91,7 +91,7 @@ fn iteration_cost(hypervisor: &dyn Hypervisor, ring: u8) -> Result<f64> {
     while count < MOST && guest.timed(count)? < LONG_ENOUGH {
         count *= 10;
     }
-    let long = best_of(2, || guest.timed(count))?;
+    let long = best_of(6, || guest.timed(count))?;
     // A clock that stood still would make the cost nothing; no loop is that fast.
     let nanoseconds = long.saturating_sub(empty).as_nanos().max(1) as f64;
     Ok(nanoseconds / count as f64)

@@ -20,6 +20,7 @@ use super::{
     account::{Account, Counter, Reason},
 };
 use crate::{
+    boot::PortDevice,
     bus::{Bus, BusDevice},
     error::{Context, Error, ErrorKind, Result},
     exit::{CONTINUE, Flow, VcpuExit},
@@ -82,6 +83,18 @@ impl Legacy {
     }
 }
 
+impl Legacy {
+    /// The hardware ID that ACPI has for it.
+    fn hid(self) -> Option<&'static str> {
+        match self {
+            Self::DebugExit => None,
+            Self::Keyboard => Some("PNP0303"),
+            Self::Rtc => Some("PNP0B00"),
+            Self::Serial => Some("PNP0501"),
+        }
+    }
+}
+
 impl fmt::Display for Legacy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -100,6 +113,8 @@ pub(super) struct Board {
     /// The first device that panicked.
     panicked: Arc<OnceLock<Arc<str>>>,
     used_lines: BTreeSet<Gsi>,
+    /// Legacy devices in their places, as the guest's tables describe them.
+    described: Vec<PortDevice>,
     irqs: Option<Arc<dyn IrqController>>,
     account: Option<Arc<Account>>,
 }
@@ -107,17 +122,35 @@ pub(super) struct Board {
 impl Board {
     pub(super) fn new(irqs: Option<Arc<dyn IrqController>>, account: Option<Arc<Account>>) -> Self {
         let (ports, mmio) = (Bus::new(), Bus::new());
-        Self { ports, mmio, panicked: Arc::default(), used_lines: BTreeSet::new(), irqs, account }
+        Self {
+            ports,
+            mmio,
+            panicked: Arc::default(),
+            used_lines: BTreeSet::new(),
+            described: Vec::new(),
+            irqs,
+            account,
+        }
     }
 
     pub(super) fn has_irqs(&self) -> bool {
         self.irqs.is_some()
     }
 
-    /// The first place of this kind whose ports are free.
-    pub(super) fn find_legacy(&self, legacy: Legacy) -> Option<LegacyPlace> {
+    /// The first place of this kind whose ports are free; the guest will be told of it.
+    pub(super) fn take_legacy(&mut self, legacy: Legacy) -> Option<LegacyPlace> {
         let free = |&(start, len): &PortWindow| self.ports.is_free(start.into(), len.into());
-        legacy.places().iter().find(|(windows, _)| windows.iter().all(free)).copied()
+        let mut places = legacy.places().iter();
+        let (ports, irq) = *places.find(|(windows, _)| windows.iter().all(free))?;
+        if let Some(hid) = legacy.hid() {
+            self.described.push(PortDevice { hid, ports, irq: irq.map(|gsi| gsi.0) });
+        }
+        Some((ports, irq))
+    }
+
+    /// What the guest's tables say of devices.
+    pub(super) fn described(&self) -> Vec<PortDevice> {
+        self.described.clone()
     }
 
     pub(super) fn add_ports(

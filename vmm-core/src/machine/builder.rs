@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use super::{Account, Accounting, Board, Control, Device, Machine, Slot};
+use super::{Account, Accounting, Board, Control, Device, Machine, Slot, power::Power};
 use crate::{
     arch::{CpuModel, SystemRegs, VcpuId},
     boot::{BoardInfo, Entry, Loader},
@@ -119,10 +119,15 @@ impl Builder {
         }
         let account = self.accounting.map(|accounting| Arc::new(Account::new(accounting)));
         let mut board = Board::new(vm.irqs(), account.clone());
+        if self.config.irq.is_some() {
+            plug(Box::new(Power::default()), &mut board, &memory)?;
+        }
         for device in self.devices {
             plug(device, &mut board, &memory)?;
         }
-        let entry = loader.load(&memory, &BoardInfo::new(self.config.vcpus))?;
+        let mut info = BoardInfo::new(self.config.vcpus);
+        info.devices = board.described();
+        let entry = loader.load(&memory, &info)?;
         let cpu = self.cpu.as_ref().unwrap_or(&caps.cpu);
         let vcpus = create_vcpus(&*vm, self.config.vcpus, cpu, &entry)?;
         let control = Arc::new(Control::new());

@@ -96,7 +96,7 @@ impl<'a> Slot<'a> {
         legacy: Legacy,
         make: impl FnOnce(IrqLine) -> Arc<dyn BusDevice>,
     ) -> Result<()> {
-        let (windows, irq) = self.board.find_legacy(legacy).ok_or_else(|| {
+        let (windows, irq) = self.board.take_legacy(legacy).ok_or_else(|| {
             Error::bad_config(format!("{}: the board's places for {legacy} are taken", self.name))
         })?;
         let line = match irq {

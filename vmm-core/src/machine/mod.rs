@@ -27,6 +27,7 @@ mod board;
 mod builder;
 mod control;
 mod device;
+mod power;
 
 use std::{
     fmt,

@@ -145,6 +145,29 @@ impl GuestMemory {
         self.write(at, value.as_slice())
     }
 
+    /// Writes zeros, all or nothing.
+    ///
+    /// # Errors
+    /// As for [`write`](Self::write).
+    pub fn zero(&self, at: GuestAddress, len: u64) -> Result<()> {
+        static ZEROS: [u8; 0x1_0000] = [0; 0x1_0000];
+        let size =
+            usize::try_from(len).map_err(|_| no_ram("zeroing", at, usize::MAX, "too large"))?;
+        self.check(at, size, "zeroing")?;
+        let mut done = 0;
+        while done < len {
+            let part = (len - done).min(ZEROS.len() as u64);
+            self.write(GuestAddress(at.0 + done), &ZEROS[..part as usize])?;
+            done += part;
+        }
+        Ok(())
+    }
+
+    /// Whether the whole range is RAM.
+    pub fn has(&self, at: GuestAddress, len: u64) -> bool {
+        usize::try_from(len).is_ok_and(|len| self.check(at, len, "looking for").is_ok())
+    }
+
     fn check(&self, at: GuestAddress, len: usize, doing: &str) -> Result<()> {
         self.owner.check()?;
         if len == 0 || self.regions.memory().check_range(at, len) {

@@ -1,0 +1,94 @@
+//! The guest's memory map, and where in it a loader may put what it brings.
+
+use crate::{
+    error::{Error, Result},
+    memory::{GuestAddress, GuestMemory},
+};
+
+/// Where the extended BIOS data area begins on a PC; RAM below it is the guest's.
+const LOW_END: u64 = 0x9_fc00;
+/// RAM for kernels starts here.
+pub(super) const HIGH_START: u64 = 0x10_0000;
+/// Tables for the guest to read lie here, in what a PC has as BIOS memory.
+pub(super) const TABLES_START: u64 = 0xe_0000;
+
+/// What a range of the address space is (ACPI specification, 15.4, "Address Range Types").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Ram = 1,
+    Reserved = 2,
+}
+
+/// One range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Range {
+    pub(super) start: u64,
+    pub(super) len: u64,
+    pub(super) kind: Kind,
+}
+
+/// The map of a PC with this memory, in ascending order. The BIOS area is reserved.
+pub(super) fn ranges(memory: &GuestMemory) -> Vec<Range> {
+    let bios = Range { start: LOW_END, len: HIGH_START - LOW_END, kind: Kind::Reserved };
+    let mut ranges = vec![bios];
+    for region in memory.regions() {
+        let (start, end) = (region.start().0, region.start().0 + region.len());
+        for (from, to) in [(start, end.min(LOW_END)), (start.max(HIGH_START), end)] {
+            if from < to {
+                ranges.push(Range { start: from, len: to - from, kind: Kind::Ram });
+            }
+        }
+    }
+    ranges.sort_by_key(|range| range.start);
+    ranges
+}
+
+/// The highest place below `limit` and not below `floor` where `size` bytes of RAM are free,
+/// page-aligned; for an initrd, which the kernel wants out of its own way.
+pub(super) fn highest_place(
+    memory: &GuestMemory,
+    what: &str,
+    size: u64,
+    floor: u64,
+    limit: u64,
+) -> Result<GuestAddress> {
+    let fits = |range: &Range| {
+        let end = (range.start + range.len).min(limit);
+        let at = end.checked_sub(size)? & !0xfff;
+        (range.kind == Kind::Ram && at >= range.start.max(floor)).then_some(GuestAddress(at))
+    };
+    ranges(memory).iter().filter_map(fits).max().ok_or_else(|| {
+        let most = memory.size();
+        Error::bad_image(format!(
+            "{what} of {size:#x} bytes does not fit above {floor:#x} and below {limit:#x} in \
+             {most:#x} bytes of RAM"
+        ))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ram_is_cut_at_the_bios_and_continues_above_the_hole() {
+        let memory = GuestMemory::anonymous((3 << 30) + (1 << 20)).unwrap();
+        let ram: Vec<_> = ranges(&memory)
+            .iter()
+            .filter(|range| range.kind == Kind::Ram)
+            .map(|range| (range.start, range.len))
+            .collect();
+        let expected = [(0, LOW_END), (HIGH_START, (3 << 30) - HIGH_START), (4 << 30, 1 << 20)];
+        assert_eq!(ram, expected);
+    }
+
+    #[test]
+    fn an_initrd_goes_as_high_as_it_may() {
+        let memory = GuestMemory::anonymous(16 << 20).unwrap();
+        let place = |size, floor, limit| highest_place(&memory, "initrd", size, floor, limit);
+        assert_eq!(place(5000, HIGH_START, u64::MAX).unwrap().0, (16 << 20) - 0x2000);
+        assert_eq!(place(4096, HIGH_START, 8 << 20).unwrap().0, (8 << 20) - 0x1000);
+        assert!(place(15 << 20, HIGH_START + 1, u64::MAX).is_err());
+        assert!(place(u64::MAX, 0, u64::MAX).is_err());
+    }
+}
