@@ -1,8 +1,11 @@
-//! 64-bit ELF images: what is loaded where, the entry, and the PVH entry if there is one.
+//! ELF images of either class: what is loaded where, the entry, and the PVH entry if there is one.
 //!
-//! Headers are read once and checked (System V ABI, chapters 4 and 5). The PVH entry is in a note
-//! (Xen, `docs/misc/pvh.pandoc`). `linux-loader` has the structures; its own loader names neither
+//! Headers are read once and checked (System V ABI, chapters 4 and 5); those of the 32-bit class
+//! are widened, so that all else is the same. The PVH entry is in a note (Xen,
+//! `docs/misc/pvh.pandoc`). `linux-loader` has the 64-bit structures; its own loader names neither
 //! field nor value of what it refuses, and adds offsets unchecked.
+
+use std::{fmt, ops::Range};
 
 use linux_loader::elf::{Elf64_Ehdr, Elf64_Nhdr, Elf64_Phdr, PT_LOAD, PT_NOTE};
 
@@ -15,9 +18,7 @@ use crate::{
 /// The start of every ELF file.
 pub(super) const MAGIC: [u8; 4] = *b"\x7fELF";
 
-const CLASS_64: u8 = 2;
 const LITTLE_ENDIAN: u8 = 1;
-const MACHINE_X86_64: u16 = 62;
 const TYPE_EXECUTABLE: u16 = 2;
 /// More program headers than this is no kernel.
 const MOST_HEADERS: u16 = 128;
@@ -28,32 +29,43 @@ const MOST_NOTES: u64 = 64 << 10;
 const NOTE_PHYS32_ENTRY: u32 = 18;
 const NOTE_OWNER: [u8; 4] = *b"Xen\0";
 
+/// The width of an image's headers and code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Class {
+    Bits32 = 1,
+    Bits64 = 2,
+}
+
 /// A checked image, not yet loaded.
 #[derive(Debug)]
 pub(super) struct Elf {
-    /// Where it starts in 64-bit mode, as a physical address.
+    /// Which mode its entry is for.
+    pub(super) class: Class,
+    /// Where it starts, as a physical address.
     pub(super) entry: u64,
     /// Where it starts in 32-bit mode by the PVH protocol.
     pub(super) pvh_entry: Option<u32>,
-    segments: Vec<Elf64_Phdr>,
+    /// What is loaded: at least one, none of them empty.
+    pub(super) segments: Vec<Elf64_Phdr>,
 }
 
 impl Elf {
     /// Reads and checks the headers.
     pub(super) fn parse(image: &mut Opened) -> Result<Self> {
-        let header: Elf64_Ehdr = image.read(0, "the ELF header")?;
-        check_header(image, &header)?;
+        let class = Class::of(image)?;
+        let header = class.read_header(image)?;
+        check_header(image, class, &header)?;
         let mut segments = Vec::new();
         let mut pvh_entry = None;
         for n in 0..header.e_phnum {
-            let offset = u64::from(n) * size_of::<Elf64_Phdr>() as u64;
+            let offset = u64::from(n) * u64::from(class.segment_header_size());
             let Some(offset) = header.e_phoff.checked_add(offset) else {
                 return Err(image.bad(format!("ELF: e_phoff {:#x} is too large", header.e_phoff)));
             };
-            let segment: Elf64_Phdr = image.read(offset, "an ELF program header (e_phoff)")?;
+            let segment = class.read_segment_header(image, offset)?;
             match segment.p_type {
                 PT_LOAD if segment.p_memsz > 0 => {
-                    check_segment(image, &segment)?;
+                    check_segment(image, class, &segment)?;
                     segments.push(segment);
                 }
                 PT_NOTE if pvh_entry.is_none() => pvh_entry = find_pvh_entry(image, &segment)?,
@@ -67,7 +79,12 @@ impl Elf {
         let entry = entry.ok_or_else(|| {
             image.bad(format!("ELF: e_entry {:#x} is in no segment", header.e_entry))
         })?;
-        Ok(Self { entry, pvh_entry, segments })
+        Ok(Self { class, entry, pvh_entry, segments })
+    }
+
+    /// The first address it takes.
+    pub(super) fn start(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.p_paddr).min().unwrap_or(0)
     }
 
     /// The address behind the last byte it takes, uninitialized data included.
@@ -75,9 +92,9 @@ impl Elf {
         self.segments.iter().map(|segment| segment.p_paddr + segment.p_memsz).max().unwrap_or(0)
     }
 
-    /// The first address it takes.
-    pub(super) fn start(&self) -> u64 {
-        self.segments.iter().map(|segment| segment.p_paddr).min().unwrap_or(0)
+    /// The addresses it takes, uninitialized data included, one range a segment.
+    pub(super) fn ranges(&self) -> Vec<Range<u64>> {
+        self.segments.iter().map(|s| s.p_paddr..s.p_paddr + s.p_memsz).collect()
     }
 
     /// Copies the segments into guest memory and zeroes what the file does not have of them.
@@ -94,37 +111,118 @@ impl Elf {
     }
 }
 
-fn check_header(image: &Opened, header: &Elf64_Ehdr) -> Result<()> {
-    let [m0, m1, m2, m3, class, data, ..] = header.e_ident;
-    let header_size = size_of::<Elf64_Phdr>();
-    let wrong = if [m0, m1, m2, m3] != MAGIC {
-        format!("e_ident starts with {:02x?}", [m0, m1, m2, m3])
-    } else if class != CLASS_64 {
-        format!("EI_CLASS is {class}, not {CLASS_64} (64-bit)")
-    } else if data != LITTLE_ENDIAN {
-        format!("EI_DATA is {data}, not {LITTLE_ENDIAN} (little-endian)")
-    } else if header.e_type != TYPE_EXECUTABLE {
-        format!("e_type is {}, not {TYPE_EXECUTABLE} (executable)", header.e_type)
-    } else if header.e_machine != MACHINE_X86_64 {
-        format!("e_machine is {}, not {MACHINE_X86_64} (x86-64)", header.e_machine)
-    } else if usize::from(header.e_phentsize) != header_size {
-        format!("e_phentsize is {}, not {header_size}", header.e_phentsize)
-    } else if header.e_phnum > MOST_HEADERS {
-        format!("e_phnum is {}, more than {MOST_HEADERS}", header.e_phnum)
+impl Class {
+    /// What `e_ident` says.
+    fn of(image: &mut Opened) -> Result<Self> {
+        let [m0, m1, m2, m3, class, data, ..]: [u8; 16] = image.read(0, "the ELF header")?;
+        let magic = [m0, m1, m2, m3];
+        if magic != MAGIC {
+            return Err(image.bad(format!("no ELF: e_ident starts with {magic:02x?}")));
+        }
+        if data != LITTLE_ENDIAN {
+            let why = format!("ELF: EI_DATA is {data}, not {LITTLE_ENDIAN} (little-endian)");
+            return Err(image.bad(why));
+        }
+        match class {
+            1 => Ok(Self::Bits32),
+            2 => Ok(Self::Bits64),
+            _ => Err(image.bad(format!("ELF: EI_CLASS is {class}, not 1 (32-bit) or 2 (64-bit)"))),
+        }
+    }
+
+    /// `e_machine` of what runs here.
+    fn machine(self) -> (u16, &'static str) {
+        match self {
+            Self::Bits32 => (3, "80386"),
+            Self::Bits64 => (62, "x86-64"),
+        }
+    }
+
+    /// `e_phentsize`.
+    fn segment_header_size(self) -> u16 {
+        match self {
+            Self::Bits32 => size_of::<[u32; 8]>() as u16,
+            Self::Bits64 => size_of::<Elf64_Phdr>() as u16,
+        }
+    }
+
+    /// The end of the addresses it can have.
+    fn limit(self) -> u64 {
+        match self {
+            Self::Bits32 => 1 << 32,
+            Self::Bits64 => u64::MAX,
+        }
+    }
+
+    fn read_header(self, image: &mut Opened) -> Result<Elf64_Ehdr> {
+        const WHAT: &str = "the ELF header";
+        if self == Self::Bits64 {
+            return image.read(0, WHAT);
+        }
+        let halves = |word: u32| (word as u16, (word >> 16) as u16);
+        let words: [u32; 13] = image.read(0, WHAT)?;
+        let [_, _, _, _, kind, _, entry, phoff, _, _, sizes, counts, _] = words;
+        let ((e_type, e_machine), (_, e_phentsize)) = (halves(kind), halves(sizes));
+        let ((e_phnum, _), e_entry, e_phoff) = (halves(counts), entry.into(), phoff.into());
+        let wide = Elf64_Ehdr { e_type, e_machine, e_entry, e_phoff, ..Default::default() };
+        Ok(Elf64_Ehdr { e_phentsize, e_phnum, ..wide })
+    }
+
+    fn read_segment_header(self, image: &mut Opened, offset: u64) -> Result<Elf64_Phdr> {
+        const WHAT: &str = "an ELF program header (e_phoff)";
+        if self == Self::Bits64 {
+            return image.read(offset, WHAT);
+        }
+        let words: [u32; 8] = image.read(offset, WHAT)?;
+        let [p_type, offset, vaddr, paddr, filesz, memsz, p_flags, _] = words;
+        Ok(Elf64_Phdr {
+            p_type,
+            p_flags,
+            p_offset: offset.into(),
+            p_vaddr: vaddr.into(),
+            p_paddr: paddr.into(),
+            p_filesz: filesz.into(),
+            p_memsz: memsz.into(),
+            ..Default::default()
+        })
+    }
+}
+
+impl fmt::Display for Class {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Bits32 => "32-bit",
+            Self::Bits64 => "64-bit",
+        })
+    }
+}
+
+fn check_header(image: &Opened, class: Class, header: &Elf64_Ehdr) -> Result<()> {
+    let Elf64_Ehdr { e_type, e_machine, e_phentsize, e_phnum, .. } = *header;
+    let ((machine, name), size) = (class.machine(), class.segment_header_size());
+    let wrong = if e_type != TYPE_EXECUTABLE {
+        format!("e_type is {e_type}, not {TYPE_EXECUTABLE} (executable)")
+    } else if e_machine != machine {
+        format!("e_machine is {e_machine}, not {machine} ({name})")
+    } else if e_phentsize != size {
+        format!("e_phentsize is {e_phentsize}, not {size}")
+    } else if e_phnum > MOST_HEADERS {
+        format!("e_phnum is {e_phnum}, more than {MOST_HEADERS}")
     } else {
         return Ok(());
     };
     Err(image.bad(format!("ELF: {wrong}")))
 }
 
-fn check_segment(image: &Opened, segment: &Elf64_Phdr) -> Result<()> {
+fn check_segment(image: &Opened, class: Class, segment: &Elf64_Phdr) -> Result<()> {
     let Elf64_Phdr { p_paddr, p_filesz, p_memsz, .. } = *segment;
     if p_filesz > p_memsz {
         let why = format!("ELF: p_filesz {p_filesz:#x} is more than p_memsz {p_memsz:#x}");
         return Err(image.bad(why));
     }
-    if p_paddr.checked_add(p_memsz).is_none() {
-        let why = format!("ELF: p_memsz {p_memsz:#x} at p_paddr {p_paddr:#x} passes 2^64");
+    let limit = class.limit();
+    if p_paddr.checked_add(p_memsz).is_none_or(|end| end > limit) {
+        let why = format!("ELF: p_memsz {p_memsz:#x} at p_paddr {p_paddr:#x} passes {limit:#x}");
         return Err(image.bad(why));
     }
     Ok(())
@@ -178,11 +276,11 @@ mod tests {
     /// An ELF with one segment and one note, as a PVH kernel has them.
     fn kernel() -> Vec<u8> {
         let mut e_ident = [0; 16];
-        e_ident[..6].copy_from_slice(&[0x7f, b'E', b'L', b'F', CLASS_64, LITTLE_ENDIAN]);
+        e_ident[..6].copy_from_slice(&[0x7f, b'E', b'L', b'F', 2, LITTLE_ENDIAN]);
         let header = Elf64_Ehdr {
             e_ident,
             e_type: TYPE_EXECUTABLE,
-            e_machine: MACHINE_X86_64,
+            e_machine: Class::Bits64.machine().0,
             e_entry: 0xffff_8000_0010,
             e_phoff: 64,
             e_phentsize: 56,
@@ -209,6 +307,19 @@ mod tests {
         image
     }
 
+    /// The same of the 32-bit class, without a note.
+    fn kernel32() -> Vec<u8> {
+        let ident = u32::from_le_bytes([1, LITTLE_ENDIAN, 1, 0]);
+        let kind = u32::from(Class::Bits32.machine().0) << 16 | u32::from(TYPE_EXECUTABLE);
+        let magic = u32::from_le_bytes(MAGIC);
+        let header = [magic, ident, 0, 0, kind, 1, 0xc000_0010, 52, 0, 0, 32 << 16 | 52, 1, 0];
+        let segment = [PT_LOAD, 0x100, 0xc000_0000, 0x10_0000, 0x20, 0x1000, 7, 0x1000];
+        let mut image = [ByteValued::as_slice(&header), ByteValued::as_slice(&segment)].concat();
+        image.resize(0x100, 0);
+        image.extend([0xab; 0x20]);
+        image
+    }
+
     fn parse(image: Vec<u8>) -> Result<(Elf, GuestMemory)> {
         let mut image = Image::bytes(image).open()?;
         let elf = Elf::parse(&mut image)?;
@@ -230,15 +341,26 @@ mod tests {
     }
 
     #[test]
+    fn a_32_bit_image_is_loaded_by_the_same_rules() {
+        let (elf, memory) = parse(kernel32()).unwrap();
+        assert_eq!((elf.class, elf.entry, elf.pvh_entry), (Class::Bits32, 0x10_0010, None));
+        assert_eq!((elf.start(), elf.end()), (0x10_0000, 0x10_1000));
+        assert_eq!(memory.read_obj::<u16>(GuestAddress(0x10_001f)).unwrap(), 0xab);
+    }
+
+    fn refusal(mut image: Vec<u8>, at: usize, bytes: &[u8]) -> String {
+        image[at..at + bytes.len()].copy_from_slice(bytes);
+        parse(image).map(|_| ()).expect_err("it is refused").to_string()
+    }
+
+    #[test]
     fn each_refusal_names_the_field_and_the_value() {
-        let with = |at: usize, bytes: &[u8]| {
-            let mut image = kernel();
-            image[at..at + bytes.len()].copy_from_slice(bytes);
-            parse(image).map(|_| ()).unwrap_err().to_string()
-        };
+        let with = |at, bytes: &[u8]| refusal(kernel(), at, bytes);
+        let with32 = |at, bytes: &[u8]| refusal(kernel32(), at, bytes);
         let max = [0xff; 8];
         for (refusal, says) in [
-            (with(4, &[1]), "EI_CLASS is 1"),
+            (with(0, &[1]), "e_ident starts with [01, 45, 4c, 46]"),
+            (with(4, &[3]), "EI_CLASS is 3"),
             (with(5, &[2]), "EI_DATA is 2"),
             (with(16, &[3]), "e_type is 3"),
             (with(18, &[40]), "e_machine is 40"),
@@ -251,6 +373,11 @@ mod tests {
             (with(64 + 24, &[0, 0, 0, 0, 1]), "0x100000000"),
             (with(64 + 8, &max), "(p_offset) is 0x20 bytes at offset 0xffffffffffffffff"),
             (with(56, &[0]), "no segment"),
+            (with32(18, &[62]), "e_machine is 62, not 3 (80386)"),
+            (with32(42, &[56]), "e_phentsize is 56, not 32"),
+            (with32(28, &max[4..]), "(e_phoff) is 0x20 bytes at offset 0xffffffff"),
+            (with32(52 + 12, &max[4..]), "at p_paddr 0xffffffff passes 0x100000000"),
+            (with32(24, &[0; 4]), "e_entry 0x0 is in no segment"),
         ] {
             assert!(refusal.contains(says), "'{refusal}' does not say '{says}'");
         }
@@ -262,13 +389,16 @@ mod tests {
             changes in prop::collection::vec((0usize..0x134, any::<u8>()), 1..6),
             len in 0usize..0x134,
         ) {
-            let mut image = kernel();
-            for (at, to) in changes {
-                image[at] = to;
+            for mut image in [kernel(), kernel32()] {
+                for (at, to) in &changes {
+                    if let Some(byte) = image.get_mut(*at) {
+                        *byte = *to;
+                    }
+                }
+                let _ = parse(image.clone());
+                image.truncate(len);
+                let _ = parse(image);
             }
-            let _ = parse(image.clone());
-            image.truncate(len);
-            let _ = parse(image);
         }
     }
 }

@@ -9,8 +9,8 @@ use std::fmt;
 use linux_loader::bootparam::{boot_e820_entry, boot_params, setup_header};
 
 use super::{
-    BoardInfo, Entry, Loader, acpi,
-    elf::{self, Elf},
+    BoardInfo, Entry, Loader, acpi, c_string,
+    elf::{self, Class, Elf},
     image::{Image, Opened},
     map, mode, pvh,
 };
@@ -69,7 +69,8 @@ pub struct Linux {
 /// What the kernel of either form says of itself.
 struct Kernel {
     header: setup_header,
-    entry: u64,
+    /// None if it is 32-bit code.
+    entry: Option<u64>,
     pvh_entry: Option<u32>,
     /// The address behind what it needs to start.
     end: u64,
@@ -126,11 +127,7 @@ impl Linux {
             let why = format!("command line of {len} bytes: this kernel takes {most}");
             return Err(Error::bad_config(why));
         }
-        if let Some(at) = self.cmdline.bytes().position(|byte| byte == 0) {
-            return Err(Error::bad_config(format!("command line: NUL at byte {at}")));
-        }
-        let mut bytes = self.cmdline.clone().into_bytes();
-        bytes.push(0);
+        let bytes = c_string("command line", &self.cmdline)?;
         memory.write(GuestAddress(COMMAND_LINE), &bytes).context(|| "command line")
     }
 }
@@ -143,7 +140,12 @@ impl Loader for Linux {
         let initrd = self.load_initrd(memory, &kernel)?;
         let rsdp = acpi::write_tables(memory, board)?;
         match self.protocol {
-            Protocol::Linux64 => enter_linux64(memory, &kernel, initrd, rsdp),
+            Protocol::Linux64 => {
+                let entry = kernel.entry.ok_or_else(|| {
+                    image.bad("no 64-bit entry: EI_CLASS is 1 (32-bit), which PVH may have")
+                })?;
+                enter_linux64(memory, &kernel, entry, initrd, rsdp)
+            }
             Protocol::Pvh => {
                 let entry = kernel.pvh_entry.ok_or_else(|| {
                     image.bad("no PVH entry: no ELF, or no XEN_ELFNOTE_PHYS32_ENTRY in its notes")
@@ -167,11 +169,7 @@ fn load_kernel(image: &mut Opened, memory: &GuestMemory) -> Result<Kernel> {
 }
 
 fn load_elf(image: &mut Opened, memory: &GuestMemory) -> Result<Kernel> {
-    let elf = Elf::parse(image)?;
-    if elf.start() < map::HIGH_START {
-        let start = elf.start();
-        return Err(image.bad(format!("a segment at {start:#x}: kernels go to 1 MiB and above")));
-    }
+    let elf = parse_elf(image)?;
     elf.load(image, memory)?;
     let header = setup_header {
         boot_flag: 0xaa55,
@@ -182,11 +180,26 @@ fn load_elf(image: &mut Opened, memory: &GuestMemory) -> Result<Kernel> {
         initrd_addr_max: 0x7fff_ffff,
         ..Default::default()
     };
-    Ok(Kernel { header, entry: elf.entry, pvh_entry: elf.pvh_entry, end: elf.end() })
+    let entry = (elf.class == Class::Bits64).then_some(elf.entry);
+    Ok(Kernel { header, entry, pvh_entry: elf.pvh_entry, end: elf.end() })
 }
 
-fn load_bzimage(image: &mut Opened, memory: &GuestMemory) -> Result<Kernel> {
+/// The headers of an uncompressed kernel, or of another that is entered by PVH.
+pub(super) fn parse_elf(image: &mut Opened) -> Result<Elf> {
+    let elf = Elf::parse(image)?;
+    if elf.start() < map::HIGH_START {
+        let start = elf.start();
+        return Err(image.bad(format!("a segment at {start:#x}: kernels go to 1 MiB and above")));
+    }
+    Ok(elf)
+}
+
+/// The setup header of a bzImage that has a 64-bit entry.
+pub(super) fn parse_bzimage(image: &mut Opened) -> Result<setup_header> {
     let header: setup_header = image.read(HEADER, "a kernel's setup header")?;
+    if header.header != HEADER_MAGIC {
+        return Err(image.bad(format!("no bzImage: no 'HdrS' at {MAGIC_OFFSET:#x}")));
+    }
     let (version, xloadflags, loadflags) = (header.version, header.xloadflags, header.loadflags);
     if version < OLDEST {
         let why = format!("boot protocol {version:#06x} is older than {OLDEST:#06x} (Linux 3.8)");
@@ -197,6 +210,11 @@ fn load_bzimage(image: &mut Opened, memory: &GuestMemory) -> Result<Kernel> {
             "no 64-bit entry (xloadflags {xloadflags:#x}, loadflags {loadflags:#x})"
         )));
     }
+    Ok(header)
+}
+
+fn load_bzimage(image: &mut Opened, memory: &GuestMemory) -> Result<Kernel> {
+    let header = parse_bzimage(image)?;
     let sectors = if header.setup_sects == 0 { 4 } else { u64::from(header.setup_sects) };
     let setup_size = (sectors + 1) * 512;
     let Some(size) = image.len().checked_sub(setup_size) else {
@@ -219,13 +237,14 @@ fn load_bzimage(image: &mut Opened, memory: &GuestMemory) -> Result<Kernel> {
              {ram:#x} bytes"
         )));
     }
-    Ok(Kernel { header, entry: at + ENTRY_64, pvh_entry: None, end })
+    Ok(Kernel { header, entry: Some(at + ENTRY_64), pvh_entry: None, end })
 }
 
 /// The 64-bit protocol: RSI points to the boot parameters.
 fn enter_linux64(
     memory: &GuestMemory,
     kernel: &Kernel,
+    rip: u64,
     initrd: Option<(u64, u64)>,
     rsdp: GuestAddress,
 ) -> Result<Entry> {
@@ -248,8 +267,7 @@ fn enter_linux64(
     parameters.e820_table = table;
     parameters.e820_entries = ranges.len().min(table.len()) as u8;
     memory.write(GuestAddress(PARAMETERS), parameters.as_slice()).context(|| "boot parameters")?;
-    let regs =
-        Regs { rip: kernel.entry, rsi: PARAMETERS, rflags: rflags::FIXED, ..Regs::default() };
+    let regs = Regs { rip, rsi: PARAMETERS, rflags: rflags::FIXED, ..Regs::default() };
     Ok(Entry { regs, system: mode::long(memory)? })
 }
 

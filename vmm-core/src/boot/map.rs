@@ -1,5 +1,8 @@
 //! The guest's memory map, and where in it a loader may put what it brings.
 
+use std::ops;
+
+use super::image::Opened;
 use crate::{
     error::{Error, Result},
     memory::{GuestAddress, GuestMemory},
@@ -43,6 +46,55 @@ pub(super) fn ranges(memory: &GuestMemory) -> Vec<Range> {
     ranges
 }
 
+/// The end of the RAM that starts at `start` and has no hole.
+pub(super) fn ram_end(memory: &GuestMemory, start: u64) -> u64 {
+    let ranges = ranges(memory);
+    let ram = ranges.iter().filter(|range| range.kind == Kind::Ram);
+    ram.fold(start, |end, range| if range.start == end { end + range.len } else { end })
+}
+
+/// Checks that an image which says itself where it goes leaves alone what lies below `floor` and
+/// the BIOS area, where the loader's tables are.
+pub(super) fn check_places(image: &Opened, taken: &[ops::Range<u64>], floor: u64) -> Result<()> {
+    for range in taken {
+        let place = format!("loaded at {:#x}..{:#x}", range.start, range.end);
+        if range.start < floor {
+            return Err(image.bad(format!("{place}: tables for the entry lie below {floor:#x}")));
+        }
+        if range.start < HIGH_START && range.end > LOW_END {
+            let why = format!("{place}: {LOW_END:#x}..{HIGH_START:#x} is the BIOS's");
+            return Err(image.bad(why));
+        }
+    }
+    Ok(())
+}
+
+/// The lowest place in low memory, not below `floor`, where `size` bytes overlap nothing of
+/// `taken`; page-aligned.
+pub(super) fn lowest_place(
+    memory: &GuestMemory,
+    what: &str,
+    size: u64,
+    floor: u64,
+    taken: &[ops::Range<u64>],
+) -> Result<GuestAddress> {
+    let mut at = floor;
+    // Each turn leaves one range behind.
+    for _ in 0..=taken.len() {
+        let end = at.saturating_add(size);
+        if end > LOW_END || !memory.has(GuestAddress(at), size) {
+            break;
+        }
+        match taken.iter().find(|range| range.start < end && at < range.end) {
+            Some(range) => at = range.end.saturating_add(0xfff) & !0xfff,
+            None => return Ok(GuestAddress(at)),
+        }
+    }
+    Err(Error::bad_image(format!(
+        "no room for {what}, {size:#x} bytes, between {floor:#x} and {LOW_END:#x}"
+    )))
+}
+
 /// The highest place below `limit` and not below `floor` where `size` bytes of RAM are free,
 /// page-aligned; for an initrd, which the kernel wants out of its own way.
 pub(super) fn highest_place(
@@ -80,6 +132,27 @@ mod tests {
             .collect();
         let expected = [(0, LOW_END), (HIGH_START, (3 << 30) - HIGH_START), (4 << 30, 1 << 20)];
         assert_eq!(ram, expected);
+    }
+
+    #[test]
+    fn tables_go_as_low_as_the_image_leaves_room() {
+        let memory = GuestMemory::anonymous(1 << 20).unwrap();
+        let place = |size, taken: &[(u64, u64)]| {
+            let taken: Vec<_> = taken.iter().map(|&(start, end)| start..end).collect();
+            lowest_place(&memory, "x", size, 0x2000, &taken)
+        };
+        assert_eq!(place(0x1000, &[]).unwrap().0, 0x2000);
+        assert_eq!(place(0x1000, &[(0x3000, 0x4000)]).unwrap().0, 0x2000);
+        let taken = [(0x2fff, 0x4001), (0x6000, 0x7000), (0x1000, 0x2001)];
+        assert_eq!(place(0x1000, &taken).unwrap().0, 0x5000);
+        assert_eq!(place(0x1001, &taken).unwrap().0, 0x7000);
+        assert_eq!(place(LOW_END - 0x2000, &[]).unwrap().0, 0x2000);
+        for size in [LOW_END - 0x1fff, u64::MAX] {
+            assert!(place(size, &[]).is_err());
+        }
+        assert!(place(0x1000, &[(0, u64::MAX)]).is_err());
+        assert_eq!(ram_end(&memory, 0), LOW_END);
+        assert_eq!(ram_end(&memory, HIGH_START), HIGH_START);
     }
 
     #[test]

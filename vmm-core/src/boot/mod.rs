@@ -11,16 +11,18 @@ mod image;
 mod linux;
 mod map;
 mod mode;
+mod multiboot;
 mod pvh;
 
 pub use acpi::power;
 pub use flat::Flat;
 pub use image::Image;
 pub use linux::{Linux, Protocol};
+pub use multiboot::Multiboot;
 
 use crate::{
     arch::{Regs, SystemRegs},
-    error::Result,
+    error::{Error, Result},
     memory::GuestMemory,
 };
 
@@ -69,4 +71,14 @@ pub trait Loader: Send {
     /// # Errors
     /// `BadImage` if the image is malformed or does not fit.
     fn load(&self, memory: &GuestMemory, board: &BoardInfo) -> Result<Entry>;
+}
+
+/// The bytes of `text` with a NUL behind them, which is the only one.
+fn c_string(what: &str, text: &str) -> Result<Vec<u8>> {
+    if let Some(at) = text.bytes().position(|byte| byte == 0) {
+        return Err(Error::bad_config(format!("{what}: NUL at byte {at}")));
+    }
+    let mut bytes = Vec::from(text);
+    bytes.push(0);
+    Ok(bytes)
 }

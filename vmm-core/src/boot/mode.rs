@@ -11,6 +11,8 @@ const GDT: u64 = 0x1000;
 const PAGE_TABLES: u64 = 0x2000;
 /// The first address behind the tables.
 pub(super) const TABLES_END: u64 = PAGE_TABLES + paging::IDENTITY_SIZE;
+/// The same without page tables.
+pub(super) const PROTECTED_TABLES_END: u64 = PAGE_TABLES;
 
 /// The selectors Linux asks for (Documentation/arch/x86/boot.rst, "64-bit Boot Protocol"); no other
 /// guest minds.
