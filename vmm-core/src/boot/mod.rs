@@ -6,6 +6,7 @@
 
 mod acpi;
 mod elf;
+mod elf64;
 mod flat;
 mod image;
 mod linux;
@@ -15,6 +16,7 @@ mod multiboot;
 mod pvh;
 
 pub use acpi::power;
+pub use elf64::Elf64;
 pub use flat::Flat;
 pub use image::Image;
 pub use linux::{Linux, Protocol};

@@ -13,6 +13,8 @@ const PAGE_TABLES: u64 = 0x2000;
 pub(super) const TABLES_END: u64 = PAGE_TABLES + paging::IDENTITY_SIZE;
 /// The same without page tables.
 pub(super) const PROTECTED_TABLES_END: u64 = PAGE_TABLES;
+/// How much long mode maps one to one.
+pub(super) const MAPPED: u64 = paging::IDENTITY_GIB << 30;
 
 /// The selectors Linux asks for (Documentation/arch/x86/boot.rst, "64-bit Boot Protocol"); no other
 /// guest minds.
