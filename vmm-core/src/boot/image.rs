@@ -102,6 +102,13 @@ impl Opened {
         Error::bad_image(format!("{}: {why}", self.name))
     }
 
+    /// The message of such an error without the name.
+    pub(super) fn without_name(&self, error: &Error) -> String {
+        let message = error.to_string();
+        let rest = message.strip_prefix(&self.name).and_then(|rest| rest.strip_prefix(": "));
+        rest.unwrap_or(&message).to_owned()
+    }
+
     /// Reads the structure `what` at `offset`.
     pub(super) fn read<T: ByteValued>(&mut self, offset: u64, what: &str) -> Result<T> {
         let mut value = T::zeroed();

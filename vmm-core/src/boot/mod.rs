@@ -9,6 +9,7 @@ mod elf;
 mod elf64;
 mod flat;
 mod image;
+mod inspect;
 mod linux;
 mod map;
 mod mode;
@@ -19,6 +20,7 @@ pub use acpi::power;
 pub use elf64::Elf64;
 pub use flat::Flat;
 pub use image::Image;
+pub use inspect::{Evidence, Found, Way, inspect};
 pub use linux::{Linux, Protocol};
 pub use multiboot::Multiboot;
 
