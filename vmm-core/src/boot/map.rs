@@ -53,6 +53,15 @@ pub(super) fn ram_end(memory: &GuestMemory, start: u64) -> u64 {
     ram.fold(start, |end, range| if range.start == end { end + range.len } else { end })
 }
 
+/// Says in the BIOS data area where low memory ends: some kernels of the PC believe only that (Xen,
+/// `xen/arch/x86/boot/head.S`).
+pub(super) fn write_bios_data(memory: &GuestMemory) -> Result<()> {
+    const EBDA_SEGMENT: GuestAddress = GuestAddress(0x40e);
+    const KIB: GuestAddress = GuestAddress(0x413);
+    memory.write_obj(EBDA_SEGMENT, (LOW_END >> 4) as u16)?;
+    memory.write_obj(KIB, (LOW_END >> 10) as u16)
+}
+
 /// Checks that an image which says itself where it goes leaves alone what lies below `floor` and
 /// the BIOS area, where the loader's tables are.
 pub(super) fn check_places(image: &Opened, taken: &[ops::Range<u64>], floor: u64) -> Result<()> {

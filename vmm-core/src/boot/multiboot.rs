@@ -53,7 +53,7 @@ const RANGE_SIZE: usize = size_of::<[u32; 6]>();
 ///
 /// It is told the size of memory and a memory map, its command line, its modules, and the name of
 /// the boot loader. Not done: video modes (an image that requires one is refused), symbols of the
-/// kernel, drives, APM. The ACPI tables can be found in the BIOS area.
+/// kernel, drives, APM. The ACPI tables can be found in the BIOS area; there is no BIOS to call.
 ///
 /// ```no_run
 /// # use vmm_core::boot::Multiboot;
@@ -176,6 +176,7 @@ impl Loader for Multiboot {
         kernel.load(&mut image, memory)?;
         let modules = self.load_modules(memory, kernel.end())?;
         let info = self.write_info(memory, &modules, &kernel.taken())?;
+        map::write_bios_data(memory)?;
         acpi::write_tables(memory, board)?;
         let (rip, rax, rbx) = (kernel.entry.into(), ENTRY_MAGIC.into(), info.into());
         let regs = Regs { rip, rax, rbx, rflags: rflags::FIXED, ..Regs::default() };
@@ -457,6 +458,8 @@ mod tests {
             at += word(at) + 4;
         }
         let bios = (0x9_fc00, 0, 0x6_0400, 2);
+        let half = |at| memory.read_obj::<u16>(GuestAddress(at)).unwrap();
+        assert_eq!((half(0x40e), half(0x413)), (0x9fc0, 639));
         assert_eq!(map, [(0, 0, 0x9_fc00, 1), bios, (0x10_0000, 0, 3 << 20, 1)]);
     }
 
