@@ -1,0 +1,117 @@
+//! Boots Linux with this terminal as its console.
+//!
+//! `cargo run --example linux -- --help` has the options and the keys. The machine is described in
+//! [`describe`]; the rest is what makes a program of it: [`options`], the [`terminal`] and its
+//! [`keys`], and the [`session`] that ends a guest by Ctrl-A x or a signal.
+
+mod keys;
+mod options;
+mod session;
+mod terminal;
+
+use std::{
+    env,
+    error::Error,
+    io::{self, Write},
+    process::ExitCode,
+    sync::Arc,
+};
+
+use vmm_core::{
+    Machine,
+    boot::Linux,
+    host::{self, Need},
+    hv::Hypervisor,
+    kvm::Kvm,
+    machine::{Accounting, Builder, Outcome},
+};
+use vmm_devices::{I8042, Rtc, Serial};
+
+use self::{
+    options::{Backend, Options, Request},
+    session::{End, Session},
+};
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+fn main() -> ExitCode {
+    match start() {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("linux: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start() -> Result<u8> {
+    match options::parse(env::args_os().skip(1))? {
+        Request::Boot(options) => linux(&options),
+        Request::Help => {
+            io::stdout().write_all(options::help().as_bytes())?;
+            Ok(0)
+        }
+    }
+}
+
+/// Runs one machine after the other, until a guest ends otherwise than by a reset; gives the
+/// status.
+fn linux(options: &Options) -> Result<u8> {
+    let hypervisor = hypervisor(options.backend)?;
+    let session = Session::start()?;
+    if session.terminal().is_there() {
+        eprintln!("linux: Ctrl-A x quits, Ctrl-A h shows all keys");
+    }
+    loop {
+        let outcome = boot(options, &hypervisor, &session);
+        match (outcome, session.ending()) {
+            (Ok(Outcome::PowerOff(code)), _) => return Ok(u8::try_from(code).unwrap_or(u8::MAX)),
+            // Whatever else came of a machine that was being stopped.
+            (_, Some(End::Quit)) => return Ok(0),
+            (_, Some(End::Signal(signal))) => session::die_of(signal),
+            (Ok(Outcome::Reset), None) if options.reboot => eprintln!("linux: the guest resets"),
+            (Ok(outcome), None) => return Err(format!("guest: {outcome}").into()),
+            (Err(error), None) => return Err(error),
+        }
+    }
+}
+
+fn hypervisor(backend: Backend) -> Result<Arc<dyn Hypervisor>> {
+    match backend {
+        Backend::Auto => {
+            let choice = host::best(Need::Kernel)?;
+            eprintln!("linux: running on {} ({})", choice.name(), choice.reason());
+            Ok(choice.into())
+        }
+        Backend::Kvm => Ok(Arc::new(Kvm::open()?)),
+    }
+}
+
+/// Builds a machine and runs it to its end.
+fn boot(options: &Options, hypervisor: &Arc<dyn Hypervisor>, session: &Session) -> Result<Outcome> {
+    let serial = Serial::stdout();
+    let input = serial.input();
+    let machine = describe(options, hypervisor, serial).build()?;
+    let outcome = session.run(&machine, input);
+    if let Some(exits) = machine.exits() {
+        eprint!("{exits}");
+    }
+    outcome
+}
+
+fn describe(options: &Options, hypervisor: &Arc<dyn Hypervisor>, serial: Serial) -> Builder {
+    let mut linux =
+        Linux::kernel(&options.kernel).cmdline(&options.cmdline).protocol(options.protocol);
+    if let Some(initrd) = &options.initrd {
+        linux = linux.initrd(initrd);
+    }
+    let machine = Machine::builder()
+        .hypervisor(Arc::clone(hypervisor))
+        .memory(options.memory << 20)
+        .vcpus(options.cpus)
+        .boot(linux)
+        .device(serial)
+        .device(Rtc::now())
+        .device(I8042::new());
+    if options.stats { machine.account(Accounting::Times) } else { machine }
+}

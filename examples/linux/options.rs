@@ -1,0 +1,246 @@
+//! The command line.
+
+use std::{ffi::OsString, fs, ops::RangeInclusive, path::PathBuf};
+
+use vmm_core::boot::Protocol;
+
+use crate::keys::KEYS;
+
+/// What is to be booted, and on what.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Options {
+    pub kernel: PathBuf,
+    pub initrd: Option<PathBuf>,
+    pub cmdline: String,
+    /// In MiB.
+    pub memory: u64,
+    pub cpus: u32,
+    pub backend: Backend,
+    pub protocol: Protocol,
+    /// Whether a guest that resets starts anew.
+    pub reboot: bool,
+    pub stats: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// The best this host has.
+    Auto,
+    Kvm,
+}
+
+/// What a command line asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Request {
+    Boot(Options),
+    Help,
+}
+
+/// `reboot=k`: by the keyboard controller, for a triple fault (`t`) cannot be told from a crash.
+/// `panic=-1`: a panic resets at once.
+const CMDLINE: &str = "console=ttyS0 reboot=k panic=-1";
+const MEMORY: u64 = 512;
+/// 16 TiB, beyond any host.
+const MOST_MEMORY: u64 = 16 << 20;
+/// What a back end can do is its own to say.
+const MOST_CPUS: u64 = 4096;
+
+pub fn help() -> String {
+    format!(
+        "\
+Boots Linux, with its serial port as the console on standard input and output.
+
+Usage: cargo run --example linux -- --kernel FILE [OPTION]...
+
+  --kernel FILE     a bzImage (vmlinuz, as distributions have it) or an uncompressed vmlinux
+  --initrd FILE     an initial RAM disk
+  --cmdline TEXT    the kernel's command line [{CMDLINE}]
+  --mem MIB         the guest's memory [{MEMORY}]
+  --cpus N          the number of its processors [1]
+  --backend NAME    what runs them: kvm, or auto for the best this host has [auto]
+  --protocol NAME   how a vmlinux is entered: linux (64-bit boot protocol) or pvh [linux]
+  --no-reboot       a guest that resets, as after a panic, is not started anew: the status is 1
+  --stats           print on standard error what the guest was left for, and how long that took
+  --help            this text
+
+On a terminal each key goes to the guest, Ctrl-C too, but for these:
+{KEYS}
+A pipe or a file is sent as it is, at once; Linux drops a few bytes of what comes before its console
+is open. The status is the code the guest powers off with (Linux: 0), or 1 after an error.
+
+Examples:
+  cargo run --example linux -- --kernel vmlinuz --initrd initrd.img \\
+      --cmdline 'console=ttyS0 rdinit=/bin/sh'          # a shell in the RAM disk
+  (sleep 5; echo 'nproc; poweroff -f') | cargo run -q --example linux -- --kernel vmlinuz \\
+      --initrd initrd.img --cmdline 'console=ttyS0 rdinit=/bin/sh' --cpus 2 --stats
+"
+    )
+}
+
+/// Reads the arguments behind the program's name; an error is one line that names the option.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, String> {
+    let mut arguments = arguments.into_iter().map(text);
+    let mut kernel = None;
+    let mut options = defaults();
+    while let Some(argument) = arguments.next().transpose()? {
+        let (name, mut given) = split(&argument);
+        let mut value = || match given.take() {
+            Some(value) => Ok(value.to_owned()),
+            None => {
+                arguments.next().unwrap_or_else(|| Err(format!("{name}: its value is missing")))
+            }
+        };
+        match name {
+            "--kernel" => kernel = Some(file(name, value()?)?),
+            "--initrd" => options.initrd = Some(file(name, value()?)?),
+            "--cmdline" => options.cmdline = value()?,
+            "--mem" => options.memory = number(name, &value()?, 1..=MOST_MEMORY)?,
+            "--cpus" => options.cpus = number(name, &value()?, 1..=MOST_CPUS)? as u32,
+            "--backend" => options.backend = choice(name, &value()?, &BACKENDS)?,
+            "--protocol" => options.protocol = choice(name, &value()?, &PROTOCOLS)?,
+            "--no-reboot" => options.reboot = false,
+            "--stats" => options.stats = true,
+            "--help" | "-h" => return Ok(Request::Help),
+            _ => return Err(format!("{name}: no such option; try --help")),
+        }
+        if let Some(value) = given {
+            return Err(format!("{name}: takes no value, but got '{value}'"));
+        }
+    }
+    let kernel = kernel.ok_or("--kernel is missing; try --help")?;
+    Ok(Request::Boot(Options { kernel, ..options }))
+}
+
+const BACKENDS: [(&str, Backend); 2] = [("auto", Backend::Auto), ("kvm", Backend::Kvm)];
+const PROTOCOLS: [(&str, Protocol); 2] = [("linux", Protocol::Linux64), ("pvh", Protocol::Pvh)];
+
+fn defaults() -> Options {
+    Options {
+        kernel: PathBuf::new(),
+        initrd: None,
+        cmdline: CMDLINE.to_owned(),
+        memory: MEMORY,
+        cpus: 1,
+        backend: Backend::Auto,
+        protocol: Protocol::Linux64,
+        reboot: true,
+        stats: false,
+    }
+}
+
+fn text(argument: OsString) -> Result<String, String> {
+    argument.into_string().map_err(|argument| format!("{argument:?}: not UTF-8"))
+}
+
+/// `--name value` may also be written as `--name=value`.
+fn split(argument: &str) -> (&str, Option<&str>) {
+    match argument.split_once('=') {
+        Some((name, value)) => (name, Some(value)),
+        None => (argument, None),
+    }
+}
+
+/// A file that is there: the loader would say so too, but not for which option.
+fn file(name: &str, path: String) -> Result<PathBuf, String> {
+    match fs::metadata(&path) {
+        Ok(_) => Ok(path.into()),
+        Err(error) => Err(format!("{name}: {path}: {error}")),
+    }
+}
+
+fn number(name: &str, value: &str, range: RangeInclusive<u64>) -> Result<u64, String> {
+    let number = value.parse().ok().filter(|number| range.contains(number));
+    let (least, most) = range.into_inner();
+    number.ok_or_else(|| format!("{name}: '{value}' is not a number from {least} to {most}"))
+}
+
+fn choice<T: Copy>(name: &str, value: &str, choices: &[(&str, T)]) -> Result<T, String> {
+    let chosen = choices.iter().find(|(known, _)| *known == value).map(|(_, choice)| *choice);
+    let known: Vec<&str> = choices.iter().map(|(known, _)| *known).collect();
+    chosen.ok_or_else(|| format!("{name}: '{value}' is not one of {}", known.join(", ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Files that exist where cargo runs tests.
+    const KERNEL: &str = "build.rs";
+    const INITRD: &str = "Cargo.toml";
+
+    fn parsed(arguments: &[&str]) -> Result<Request, String> {
+        parse(arguments.iter().map(OsString::from))
+    }
+
+    #[test]
+    fn a_kernel_is_enough() {
+        let expected = Options { kernel: KERNEL.into(), ..defaults() };
+        assert_eq!(parsed(&["--kernel", KERNEL]), Ok(Request::Boot(expected)));
+    }
+
+    #[test]
+    fn every_option_is_understood_in_both_forms() {
+        let pairs = [
+            ("--kernel", KERNEL),
+            ("--initrd", INITRD),
+            ("--cmdline", "a=b c"),
+            ("--mem", "64"),
+            ("--cpus", "2"),
+            ("--backend", "kvm"),
+            ("--protocol", "pvh"),
+        ];
+        let apart: Vec<&str> = pairs.iter().flat_map(|(name, value)| [*name, *value]).collect();
+        let joined = pairs.map(|(name, value)| format!("{name}={value}"));
+        let joined: Vec<&str> = joined.iter().map(String::as_str).collect();
+        let expected = || {
+            Ok(Request::Boot(Options {
+                kernel: KERNEL.into(),
+                initrd: Some(INITRD.into()),
+                cmdline: "a=b c".to_owned(),
+                memory: 64,
+                cpus: 2,
+                backend: Backend::Kvm,
+                protocol: Protocol::Pvh,
+                reboot: false,
+                stats: true,
+            }))
+        };
+        let flags = ["--no-reboot", "--stats"];
+        assert_eq!(parsed(&[&apart[..], &flags].concat()), expected());
+        assert_eq!(parsed(&[&flags, &joined[..]].concat()), expected());
+    }
+
+    #[test]
+    fn each_refusal_names_the_option_and_the_value() {
+        let cases: [(&[&str], &str); 14] = [
+            (&[], "--kernel is missing; try --help"),
+            (&["--frobnicate"], "--frobnicate: no such option; try --help"),
+            (&["--frobnicate=1"], "--frobnicate: no such option; try --help"),
+            (&["vmlinuz"], "vmlinuz: no such option; try --help"),
+            (&["--kernel"], "--kernel: its value is missing"),
+            (&["--initrd", "no/such"], "--initrd: no/such: No such file or directory (os error 2)"),
+            (&["--mem", "0"], "--mem: '0' is not a number from 1 to 16777216"),
+            (&["--mem", "16777217"], "--mem: '16777217' is not a number from 1 to 16777216"),
+            (&["--mem=1G"], "--mem: '1G' is not a number from 1 to 16777216"),
+            (&["--cpus", "-1"], "--cpus: '-1' is not a number from 1 to 4096"),
+            (&["--cpus="], "--cpus: '' is not a number from 1 to 4096"),
+            (&["--backend", "xen"], "--backend: 'xen' is not one of auto, kvm"),
+            (&["--protocol", "PVH"], "--protocol: 'PVH' is not one of linux, pvh"),
+            (&["--stats=no"], "--stats: takes no value, but got 'no'"),
+        ];
+        for (arguments, refusal) in cases {
+            assert_eq!(parsed(arguments), Err(refusal.to_owned()), "{arguments:?}");
+        }
+    }
+
+    #[test]
+    fn help_shows_every_option() {
+        assert_eq!(parsed(&["--mem", "1", "--help", "--frobnicate"]), Ok(Request::Help));
+        let help = help();
+        let pairs = ["kernel", "initrd", "cmdline", "mem", "cpus", "backend", "protocol"];
+        for name in pairs.iter().chain(&["no-reboot", "stats", "help"]) {
+            assert!(help.contains(&format!("\n  --{name} ")), "{name}");
+        }
+        assert!(help.lines().all(|line| line.len() <= 100));
+    }
+}
