@@ -226,7 +226,7 @@ impl KickTarget {
 /// The kick signal, once its handler is installed; process-wide, as signal dispositions are.
 static SIGNAL: OnceLock<libc::c_int> = OnceLock::new();
 
-/// /// The kick signal unless another is chosen: `SIGSTKFLT`, which Linux defines and never sends.
+/// The kick signal unless another is chosen: `SIGSTKFLT`, which Linux defines and never sends.
 pub const DEFAULT_KICK_SIGNAL: i32 = libc::SIGSTKFLT;
 
 /// Chooses the signal that gets threads out of the guest, and installs its empty handler.
@@ -295,7 +295,7 @@ impl Drop for Listening {
     }
 }
 
-/// /// Signals a thread raises by what it executes. Blocked, they would kill the process instead of
+/// Signals a thread raises by what it executes. Blocked, they would kill the process instead of
 /// reaching a handler that a device's code may rely on.
 const SYNCHRONOUS: [libc::c_int; 6] =
     [libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGSEGV, libc::SIGSYS, libc::SIGTRAP];

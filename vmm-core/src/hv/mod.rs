@@ -27,7 +27,7 @@ use crate::{
     persist::{StateReader, StateWriter},
 };
 
-/// /// Something that can make VMs: KVM, or a script.
+/// Something that can make VMs: KVM, or a script.
 ///
 /// Implemented by the back ends of this crate. Others may wrap these; they cannot make a
 /// [`Kicker`] of their own.

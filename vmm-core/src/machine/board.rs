@@ -33,7 +33,7 @@ use crate::{
 /// need.
 const MMIO: Range<u64> = HOLE_START.0 + (256 << 20)..HOLE_START.0 + (768 << 20);
 
-/// /// What the chips of a machine with interrupt controllers answer themselves, so that no device
+/// What the chips of a machine with interrupt controllers answer themselves, so that no device
 /// there is ever asked: PICs, timer, its speaker port, level control; and all from the I/O APIC on.
 const CHIP_PORTS: [(u64, u64); 5] = [(0x20, 2), (0x40, 4), (0x61, 1), (0xa0, 2), (0x4d0, 2)];
 const CHIPS: u64 = 0xfec0_0000;

@@ -138,7 +138,7 @@ impl Control {
     }
 }
 
-/// /// Whether the machine can be run on after this outcome.
+/// Whether the machine can be run on after this outcome.
 fn may_go_on(outcome: &Result<Outcome>) -> bool {
     match outcome {
         Ok(outcome) => *outcome == Outcome::Halted,

@@ -95,7 +95,7 @@ impl Machine {
     /// can be run on; every other outcome is final.
     ///
     /// # Errors
-    /// /// `Interrupted` if a signal that is not ours came, or the process was stopped and
+    /// `Interrupted` if a signal that is not ours came, or the process was stopped and
     /// continued: nothing is lost, call it again unless the signal was meant to end it; `Poisoned`
     /// with the name of a device that failed or panicked; `WrongState` if the machine has ended,
     /// was stopped, or is being run; `InCallback` from one of its own devices; `WrongProcess` after

@@ -29,7 +29,7 @@ pub struct CpuModel {
     leaves: Vec<CpuidLeaf>,
 }
 
-/// /// Beyond what any field here can number.
+/// Beyond what any field here can number.
 const MOST_VCPUS: u32 = 1 << 16;
 
 /// A register of a CPUID answer.

@@ -22,7 +22,7 @@ pub struct CpuState {
     pub debug: DebugRegs,
     /// The local APIC, if the VM has interrupt controllers.
     pub lapic: Option<Lapic>,
-    /// /// The frequency of the time-stamp counter in kHz, where the back end knows it.
+    /// The frequency of the time-stamp counter in kHz, where the back end knows it.
     pub tsc_khz: Option<u32>,
     /// Model-specific registers, in ascending order of index.
     pub msrs: Vec<MsrValue>,
