@@ -1,0 +1,327 @@
+//! Loads and stores of guest code.
+//!
+//! The TLB answers almost all. What it cannot - another page, a border between two, a device, code
+//! that is overwritten - goes the slow way, by bytes.
+
+use crate::{
+    core::{Core, World},
+    exception::Exception,
+    op::{Op, Stop},
+    paging::{Access, is_canonical},
+    ram::{Lent, OFFSET, PAGE_SIZE},
+    regs::Regs,
+    word::{Datum, Word},
+};
+
+/// What is behind a linear address.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    physical: u64,
+    /// The page, if there is RAM; what it does not take is a device's, if anyone's.
+    page: Option<Lent<'a>>,
+}
+
+impl<'a> Place<'a> {
+    /// The page that loads come from.
+    fn source(self) -> Option<Lent<'a>> {
+        self.page
+    }
+
+    /// The page that stores go to.
+    fn target(self) -> Option<Lent<'a>> {
+        self.page.filter(|page| page.writable)
+    }
+}
+
+/// A range of bytes that is in memory and may be used as asked: on one page, or on two.
+struct Span<'a> {
+    /// The offset of the first byte in its page.
+    offset: u64,
+    /// How many bytes are on the first page.
+    split: usize,
+    len: usize,
+    places: [Place<'a>; 2],
+}
+
+impl Core {
+    /// The linear address of an operation's memory operand.
+    #[inline(always)]
+    pub(crate) fn address(&self, op: &Op) -> u64 {
+        address(&self.regs, op)
+    }
+
+    /// Loads from a linear address.
+    #[inline(always)]
+    pub(crate) fn load<D: Datum>(&mut self, linear: u64, world: &World<'_>) -> Result<D, Stop> {
+        match self.tlb.entry(linear).load(linear) {
+            Some(value) => Ok(value),
+            None => self.load_slow(linear, world),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn load_slow<D: Datum>(&mut self, linear: u64, world: &World<'_>) -> Result<D, Stop> {
+        if let Some(value) = self.tlb.entry(linear).load_unaligned(linear) {
+            return Ok(value);
+        }
+        let span = self.span(linear, D::BYTES as usize, Access::Read, world)?;
+        Ok(D::from_bytes(self.read_span(&span, world)))
+    }
+
+    /// Stores to a linear address.
+    #[inline(always)]
+    pub(crate) fn store<D: Datum>(
+        &mut self,
+        linear: u64,
+        value: D,
+        world: &World<'_>,
+    ) -> Result<(), Stop> {
+        if self.tlb.entry(linear).store(linear, value) {
+            return Ok(());
+        }
+        self.store_slow(linear, value, world)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn store_slow<D: Datum>(
+        &mut self,
+        linear: u64,
+        value: D,
+        world: &World<'_>,
+    ) -> Result<(), Stop> {
+        if self.tlb.entry(linear).store_unaligned(linear, value) {
+            return Ok(());
+        }
+        let span = self.span(linear, D::BYTES as usize, Access::Write, world)?;
+        self.write_span(&span, value.to_bytes(), world)
+    }
+
+    /// Loads, changes and stores a word, not atomically; returns what it was and what it is.
+    #[inline(always)]
+    pub(crate) fn update<W: Word>(
+        &mut self,
+        linear: u64,
+        world: &World<'_>,
+        change: impl FnOnce(W) -> W,
+    ) -> Result<(W, W), Stop> {
+        let entry = self.tlb.entry(linear);
+        if entry.stores::<W>(linear)
+            && let Some(old) = entry.load(linear)
+        {
+            let new = change(old);
+            entry.store(linear, new);
+            return Ok((old, new));
+        }
+        let span = self.span(linear, W::BYTES as usize, Access::Write, world)?;
+        let old = W::from_bytes(self.read_span(&span, world));
+        let new = change(old);
+        self.write_span(&span, new.to_bytes(), world)?;
+        Ok((old, new))
+    }
+
+    /// As [`update`](Self::update), but no other CPU sees anything in between. `change` may be
+    /// called several times.
+    #[inline(always)]
+    pub(crate) fn update_locked<W: Word>(
+        &mut self,
+        linear: u64,
+        world: &World<'_>,
+        change: impl Fn(W) -> W,
+    ) -> Result<(W, W), Stop> {
+        let entry = self.tlb.entry(linear);
+        if let Some(mut old) = entry.load(linear) {
+            while let Some(swapped) = entry.compare_exchange(linear, old, change(old)) {
+                match swapped {
+                    Ok(()) => return Ok((old, change(old))),
+                    Err(found) => old = found,
+                }
+            }
+        }
+        self.update_locked_slow(linear, world, change)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn update_locked_slow<W: Word>(
+        &mut self,
+        linear: u64,
+        world: &World<'_>,
+        change: impl Fn(W) -> W,
+    ) -> Result<(W, W), Stop> {
+        let span = self.span(linear, W::BYTES as usize, Access::Write, world)?;
+        loop {
+            let old = W::from_bytes(self.read_span(&span, world));
+            let new = change(old);
+            let aligned = span.offset.is_multiple_of(W::BYTES);
+            let Some(page) = span.places[0].target().filter(|_| aligned) else {
+                self.write_span(&span, new.to_bytes(), world)?;
+                return Ok((old, new));
+            };
+            self.overwriting(page, span.offset, span.len, world)?;
+            if page.compare_exchange(span.offset, old, new).is_ok() {
+                return Ok((old, new));
+            }
+        }
+    }
+
+    /// Makes sure that a later store of `len` bytes, at most 4096, will not fault; changes nothing.
+    pub(crate) fn probe_write(
+        &mut self,
+        linear: u64,
+        len: usize,
+        world: &World<'_>,
+    ) -> Result<(), Stop> {
+        self.span(linear, len, Access::Write, world).map(drop)
+    }
+
+    /// Translates a range of bytes, the first page before the second.
+    fn span<'a>(
+        &mut self,
+        linear: u64,
+        len: usize,
+        access: Access,
+        world: &World<'a>,
+    ) -> Result<Span<'a>, Stop> {
+        let offset = linear & OFFSET;
+        let split = len.min((PAGE_SIZE - offset) as usize);
+        let first = self.place(linear, access, world)?;
+        let second = if split < len {
+            self.place(linear.wrapping_add(split as u64), access, world)?
+        } else {
+            first
+        };
+        Ok(Span { offset, split, len, places: [first, second] })
+    }
+
+    fn place<'a>(
+        &mut self,
+        linear: u64,
+        access: Access,
+        world: &World<'a>,
+    ) -> Result<Place<'a>, Stop> {
+        if !is_canonical(linear) {
+            return Err(self.raise(Exception::NOT_CANONICAL));
+        }
+        let physical = self.walk(linear, access, world)?;
+        let place = Place { physical, page: Lent::from(world.ram, physical) };
+        let writes = access == Access::Write;
+        let Some(page) = (if writes { place.target() } else { place.source() }) else {
+            // What a device does cannot be undone or done twice.
+            return if self.careful { Ok(place) } else { Err(Stop::Careful) };
+        };
+        if writes {
+            world.ram.dirty(physical / PAGE_SIZE);
+        }
+        let freely = writes && !world.code_map.has_code(page.identity());
+        self.tlb.entry_mut(linear).learn(linear, page, freely, false);
+        Ok(place)
+    }
+
+    /// The identity of the page that code at `linear` is fetched from, and the page.
+    pub(crate) fn fetch_page<'a>(
+        &mut self,
+        linear: u64,
+        world: &World<'a>,
+    ) -> Result<Option<Lent<'a>>, Stop> {
+        if !is_canonical(linear) {
+            return Err(self.raise(Exception::NOT_CANONICAL));
+        }
+        let physical = self.walk(linear, Access::Fetch, world)?;
+        let page = Lent::from(world.ram, physical);
+        if let Some(page) = page {
+            self.tlb.entry_mut(linear).learn(linear, page, false, true);
+        }
+        Ok(page)
+    }
+
+    fn read_span(&mut self, span: &Span<'_>, world: &World<'_>) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        let (first, second) = bytes[..span.len].split_at_mut(span.split);
+        self.read_place(span.places[0], span.offset, first, world);
+        self.read_place(span.places[1], 0, second, world);
+        bytes
+    }
+
+    fn read_place(&mut self, place: Place<'_>, offset: u64, into: &mut [u8], world: &World<'_>) {
+        if let Some(page) = place.source() {
+            page.read(offset, into);
+            return;
+        }
+        let mut at = place.physical;
+        let mut rest = into;
+        while !rest.is_empty() {
+            let (piece, more) = rest.split_at_mut(piece(at, rest.len()));
+            self.leave |= world.io.read(at, piece).is_break();
+            at += piece.len() as u64;
+            rest = more;
+        }
+    }
+
+    fn write_span(
+        &mut self,
+        span: &Span<'_>,
+        bytes: [u8; 16],
+        world: &World<'_>,
+    ) -> Result<(), Stop> {
+        let (first, second) = bytes[..span.len].split_at(span.split);
+        let parts = [(span.places[0], span.offset, first), (span.places[1], 0, second)];
+        for (place, offset, bytes) in parts {
+            if let Some(page) = place.target() {
+                self.overwriting(page, offset, bytes.len(), world)?;
+            }
+        }
+        for (place, offset, bytes) in parts {
+            self.write_place(place, offset, bytes, world);
+        }
+        Ok(())
+    }
+
+    fn write_place(&mut self, place: Place<'_>, offset: u64, bytes: &[u8], world: &World<'_>) {
+        if let Some(page) = place.target() {
+            page.write(offset, bytes);
+            return;
+        }
+        let mut at = place.physical;
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let (piece, more) = rest.split_at(piece(at, rest.len()));
+            self.leave |= world.io.write(at, piece).is_break();
+            at += piece.len() as u64;
+            rest = more;
+        }
+    }
+
+    /// Code that was decoded must go before its bytes do; for that the instruction begins anew, on
+    /// its own.
+    fn overwriting(
+        &mut self,
+        page: Lent<'_>,
+        offset: u64,
+        len: usize,
+        world: &World<'_>,
+    ) -> Result<(), Stop> {
+        if !world.code_map.is_code(page.identity() + offset, len) {
+            return Ok(());
+        }
+        if !self.careful {
+            return Err(Stop::Careful);
+        }
+        self.overwritten.push((page.identity(), offset, len));
+        Ok(())
+    }
+}
+
+/// The sum of an operation's base, scaled index and displacement.
+#[inline(always)]
+pub(crate) fn address(regs: &Regs, op: &Op) -> u64 {
+    regs[op.base].wrapping_add(regs[op.index] << (op.scale & 3)).wrapping_add(op.disp as i64 as u64)
+}
+
+/// How many bytes a device is asked for at once: 8, 4, 2 or 1.
+fn piece(at: u64, len: usize) -> usize {
+    let fits = 1 << len.ilog2().min(3);
+    // Whole if it fits at once, however it lies; in aligned parts otherwise.
+    if len == fits { fits } else { fits.min(1 << at.trailing_zeros().min(3)) }
+}

@@ -1,0 +1,125 @@
+//! What instructions work on: registers, system state, the way to memory.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    code::CodeMap,
+    exception::Exception,
+    flags::{Flags, STATUS},
+    io::Io,
+    ram::Ram,
+    regs::Regs,
+    system::System,
+    tlb::Tlb,
+    vector::Vectors,
+    word::Word,
+};
+
+/// What a run is lent, and what it shares.
+pub(crate) struct World<'a> {
+    pub(crate) ram: &'a dyn Ram,
+    pub(crate) io: &'a dyn Io,
+    pub(crate) code_map: &'a CodeMap,
+}
+
+/// Everything of a CPU but what it has decoded.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) regs: Regs,
+    pub(crate) flags: Flags,
+    /// RFLAGS without what `flags` holds.
+    pub(crate) other_flags: u64,
+    /// Where the next block begins; inside a block it is behind, see [`Op::offset`](crate::op::Op).
+    pub(crate) rip: u64,
+    /// Counts what makes remembered jumps void; its low bits are the [mode](Self::mode).
+    pub(crate) stamp: u64,
+    pub(crate) tlb: Tlb,
+    pub(crate) vectors: Vectors,
+    pub(crate) system: System,
+    /// The current instruction is executed on its own: it may reach devices and overwrite code.
+    pub(crate) careful: bool,
+    /// Somebody wished that the run end.
+    pub(crate) leave: bool,
+    /// To be delivered, after [`Stop::Fault`](crate::op::Stop).
+    pub(crate) fault: Option<Exception>,
+    /// What CR2 becomes if `fault` is a page fault.
+    pub(crate) fault_address: u64,
+    /// The code that the current instruction has overwritten: page, offset, length.
+    pub(crate) overwritten: Vec<(u64, u64, usize)>,
+    /// How many instructions were executed.
+    pub(crate) instructions: u64,
+    /// How often instructions were met that are not built, by [`iced_x86::Code`].
+    pub(crate) unknown: BTreeMap<u16, u64>,
+}
+
+/// The low bits of [`Core::stamp`] that are the mode.
+const MODE_BITS: u32 = 16;
+
+impl Core {
+    pub(crate) fn new() -> Self {
+        Self {
+            regs: Regs::default(),
+            flags: Flags::default(),
+            other_flags: 2,
+            rip: 0,
+            stamp: 0,
+            tlb: Tlb::new(),
+            vectors: Vectors::default(),
+            system: System::default(),
+            careful: false,
+            leave: false,
+            fault: None,
+            fault_address: 0,
+            overwritten: Vec::with_capacity(8),
+            instructions: 0,
+            unknown: BTreeMap::new(),
+        }
+    }
+
+    /// The part of a general-purpose register that `field` names.
+    #[inline(always)]
+    pub(crate) fn reg<W: Word>(&self, field: u8) -> W {
+        W::part(self.regs[field], field)
+    }
+
+    /// Sets the part of a general-purpose register that `field` names.
+    #[inline(always)]
+    pub(crate) fn set_reg<W: Word>(&mut self, field: u8, value: W) {
+        let register = &mut self.regs[field];
+        *register = value.merge(*register, field);
+    }
+
+    /// RFLAGS.
+    pub(crate) fn rflags(&self) -> u64 {
+        self.other_flags | self.flags.image()
+    }
+
+    /// Sets all of RFLAGS, unchecked.
+    pub(crate) fn set_rflags(&mut self, image: u64) {
+        self.flags.set(image);
+        self.other_flags = image & !STATUS | 2;
+    }
+
+    /// The mode that code is decoded for: what else than its bytes decides on its operations.
+    pub(crate) fn mode(&self) -> u32 {
+        self.stamp as u32 & ((1 << MODE_BITS) - 1)
+    }
+
+    /// To be called when something that modes tell apart has changed.
+    pub(crate) fn refresh_mode(&mut self) {
+        let mode = self.system.mode();
+        self.tlb.set_user(self.system.cpl == 3);
+        self.stamp = self.stamp & !((1 << MODE_BITS) - 1) | u64::from(mode);
+    }
+
+    /// What remembered jumps lead to may be somewhere else now.
+    pub(crate) fn forget_jumps(&mut self) {
+        self.stamp = self.stamp.wrapping_add(1 << MODE_BITS);
+    }
+
+    /// Forgets all translations.
+    pub(crate) fn flush_tlb(&mut self) {
+        self.tlb.flush();
+        self.forget_jumps();
+    }
+}

@@ -1,0 +1,365 @@
+//! The CPU as its users have it, and the loop that executes blocks.
+
+use std::sync::{
+    Arc,
+    atomic::{
+        AtomicBool,
+        Ordering::{Acquire, Relaxed, Release},
+    },
+};
+
+use crate::{
+    code::{Code, CodeMap, Run},
+    core::{Core, World},
+    decode::{Block, Decoder},
+    exception::{Exception, Vector},
+    flags::TF,
+    io::Io,
+    op::{Op, Stop},
+    ram::{OFFSET, PAGE_SIZE, Ram},
+    regs::PAGE,
+};
+
+/// Makes [`Cpu::run`] come back: any thread may hold one.
+#[derive(Clone, Debug, Default)]
+pub struct Attention(Arc<AtomicBool>);
+
+impl Attention {
+    /// The CPU's [`run`](Cpu::run) returns [`Exit::Attention`] before its next block, or the next
+    /// time it is called.
+    pub fn call(&self) {
+        self.0.store(true, Release);
+    }
+
+    fn is_called(&self) -> bool {
+        self.0.load(Relaxed)
+    }
+
+    fn take(&self) -> bool {
+        self.is_called() && self.0.swap(false, Acquire)
+    }
+}
+
+/// Why [`Cpu::run`] returned. Always between two instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Exit {
+    /// Somebody called [`Attention::call`].
+    Attention,
+    /// HLT was executed.
+    Halted,
+    /// [`Io`] wished to leave.
+    Io,
+    /// [`Cpu::step`] has done its step.
+    Step,
+    /// An exception while a double fault was delivered: a processor would shut down.
+    TripleFault,
+}
+
+/// One CPU.
+#[derive(Debug)]
+pub struct Cpu {
+    pub(crate) core: Core,
+    code: Code,
+    decoder: Decoder,
+    jumps: Box<[Jump]>,
+    attention: Attention,
+    code_map: Arc<CodeMap>,
+    /// The code map's epoch that `code` is of.
+    epoch: u64,
+    /// The RAM's that the TLB is of.
+    generation: Option<u64>,
+}
+
+/// Where a jump to `rip` leads.
+#[derive(Clone, Copy, Debug)]
+struct Jump {
+    rip: u64,
+    /// The core's when this was true.
+    stamp: u64,
+    run: Run,
+}
+
+const JUMPS: usize = 1 << 12;
+
+/// What is executed next.
+enum Next {
+    /// Operations that are kept.
+    Kept(Run),
+    /// The decoder's, this once: one instruction.
+    Once,
+}
+
+impl Cpu {
+    /// A CPU in the state of [`State::default`](crate::State). CPUs that share memory share
+    /// `code_map`.
+    pub fn new(code_map: Arc<CodeMap>) -> Self {
+        let run = Run { first: 0, count: 0, instructions: 0 };
+        let nowhere = Jump { rip: 0, stamp: u64::MAX, run };
+        Self {
+            core: Core::new(),
+            code: Code::new(),
+            decoder: Decoder::new(),
+            jumps: vec![nowhere; JUMPS].into(),
+            attention: Attention::default(),
+            epoch: code_map.epoch(),
+            code_map,
+            generation: None,
+        }
+    }
+
+    /// What makes [`run`](Self::run) come back.
+    pub fn attention(&self) -> Attention {
+        self.attention.clone()
+    }
+
+    /// How many instructions were executed.
+    pub fn instructions(&self) -> u64 {
+        self.core.instructions
+    }
+
+    /// Executes guest code until only the caller can decide.
+    pub fn run(&mut self, ram: &dyn Ram, io: &dyn Io) -> Exit {
+        self.enter(ram, io, false)
+    }
+
+    /// Executes one instruction, or delivers its exception.
+    pub fn step(&mut self, ram: &dyn Ram, io: &dyn Io) -> Exit {
+        self.enter(ram, io, true)
+    }
+
+    fn enter(&mut self, ram: &dyn Ram, io: &dyn Io, step: bool) -> Exit {
+        let code_map = Arc::clone(&self.code_map);
+        let world = World { ram, io, code_map: &code_map };
+        let generation = Some(ram.generation());
+        if self.generation != generation {
+            self.generation = generation;
+            self.core.flush_tlb();
+            self.code.clear(&code_map);
+        }
+        self.core.refresh_mode();
+        loop {
+            if let Some(exit) = self.between(&world) {
+                return exit;
+            }
+            let traps = self.core.other_flags & TF != 0;
+            let exit = if step || traps { self.one(&world) } else { self.many(&world) };
+            let exit = exit.or_else(|| if traps { self.trap(&world) } else { None });
+            if let Some(exit) = exit.or(step.then_some(Exit::Step)) {
+                return exit;
+            }
+        }
+    }
+
+    /// What is looked at between blocks.
+    fn between(&mut self, world: &World<'_>) -> Option<Exit> {
+        let epoch = world.code_map.epoch();
+        if epoch != self.epoch {
+            self.epoch = epoch;
+            self.core.forget_jumps();
+            self.code.clear(world.code_map);
+        }
+        if std::mem::take(&mut self.core.leave) {
+            return Some(Exit::Io);
+        }
+        self.attention.take().then_some(Exit::Attention)
+    }
+
+    /// Executes blocks until one ends with other than a jump to a block that is known.
+    fn many(&mut self, world: &World<'_>) -> Option<Exit> {
+        let run = match self.next(world) {
+            Ok(Next::Kept(run)) => run,
+            Ok(Next::Once) => return self.once(world),
+            Err(_) => return self.deliver(None, world),
+        };
+        let (stop, at) = self.blocks(run, world);
+        match stop {
+            Stop::Careful => {
+                let run = self.code.rest(at);
+                self.carefully(Some(run), world)
+            }
+            Stop::Fault => self.deliver(Some(self.code.ops[at]), world),
+            Stop::Halt => Some(Exit::Halted),
+            Stop::Jump | Stop::Leave => None,
+        }
+    }
+
+    /// Executes a block, and those after it as far as they are known. Returns why the last one
+    /// ended, and the number of its last operation.
+    fn blocks(&mut self, mut run: Run, world: &World<'_>) -> (Stop, usize) {
+        let Self { core, code, jumps, attention, epoch, .. } = self;
+        loop {
+            core.regs[PAGE] = core.rip & !OFFSET;
+            let first = run.first as usize;
+            let mut stop = Stop::Leave;
+            let mut at = first;
+            for op in &code.ops[first..first + usize::from(run.count)] {
+                if let Err(why) = (op.exec)(core, op, world) {
+                    stop = why;
+                    break;
+                }
+                at += 1;
+            }
+            if stop != Stop::Jump {
+                let undone = matches!(stop, Stop::Careful | Stop::Fault);
+                core.instructions += u64::from(code.ops[at].ordinal) + u64::from(!undone);
+                return (stop, at);
+            }
+            core.instructions += u64::from(run.instructions);
+            let jump = &jumps[(core.rip as usize ^ core.rip as usize >> 12) % JUMPS];
+            let known = jump.rip == core.rip && jump.stamp == core.stamp;
+            if !known || attention.is_called() || world.code_map.epoch() != *epoch {
+                return (stop, at);
+            }
+            run = jump.run;
+        }
+    }
+
+    /// Executes one instruction, on its own.
+    fn one(&mut self, world: &World<'_>) -> Option<Exit> {
+        match self.decode_one(world) {
+            Ok(()) => self.once(world),
+            Err(_) => self.deliver(None, world),
+        }
+    }
+
+    /// Executes the one instruction that the decoder holds.
+    fn once(&mut self, world: &World<'_>) -> Option<Exit> {
+        self.core.regs[PAGE] = self.core.rip & !OFFSET;
+        self.carefully(None, world)
+    }
+
+    /// Executes the first instruction of some that are kept, or the one that the decoder holds. RIP
+    /// is set when it is done.
+    fn carefully(&mut self, kept: Option<Run>, world: &World<'_>) -> Option<Exit> {
+        let Self { core, code, decoder, .. } = self;
+        let ops = match kept {
+            Some(run) => &code.ops[run.first as usize..][..usize::from(run.count)],
+            None => &decoder.ops,
+        };
+        let Some(&first) = ops.first() else { return None };
+        core.careful = true;
+        core.rip = core.regs[PAGE].wrapping_add(first.next());
+        let mut own = ops.iter().take_while(|op| op.ordinal == first.ordinal);
+        let stop = own.find_map(|op| (op.exec)(core, op, world).err().map(|stop| (stop, *op)));
+        core.careful = false;
+        core.instructions += u64::from(stop.is_none_or(|(stop, _)| stop != Stop::Fault));
+        self.forget_overwritten(world);
+        match stop {
+            Some((Stop::Fault, op)) => self.deliver(Some(op), world),
+            Some((Stop::Halt, _)) => Some(Exit::Halted),
+            _ => None,
+        }
+    }
+
+    /// Delivers the exception of an operation, or of the fetch of one.
+    fn deliver(&mut self, op: Option<Op>, world: &World<'_>) -> Option<Exit> {
+        if let Some(op) = op {
+            self.core.rip = self.core.regs[PAGE].wrapping_add(u64::from(op.offset));
+        }
+        let stack = op.is_some_and(|op| op.scale & Op::STACK != 0);
+        let delivered = self.core.deliver(stack, world);
+        self.forget_overwritten(world);
+        if delivered { None } else { Some(Exit::TripleFault) }
+    }
+
+    /// The exception after an instruction that was executed with TF set.
+    fn trap(&mut self, world: &World<'_>) -> Option<Exit> {
+        self.core.system.dr6 |= 1 << 14;
+        self.core.raise(Exception::new(Vector::Debug));
+        self.deliver(None, world)
+    }
+
+    /// Forgets the blocks that the last instruction has overwritten.
+    fn forget_overwritten(&mut self, world: &World<'_>) {
+        while let Some((page, offset, len)) = self.core.overwritten.pop() {
+            if self.code.overwrite(page, offset, len, world.code_map) {
+                self.core.forget_jumps();
+            }
+        }
+    }
+
+    /// The block at RIP, decoded if need be.
+    fn next(&mut self, world: &World<'_>) -> Result<Next, Stop> {
+        let rip = self.core.rip;
+        let Some(page) = self.core.fetch_page(rip, world)? else {
+            self.decode_one(world)?;
+            return Ok(Next::Once);
+        };
+        let mode = self.core.mode();
+        let start = page.identity() + (rip & OFFSET);
+        let run = match self.code.find(start, mode) {
+            Some(run) => run,
+            None => match self.decoder.block(page, rip & OFFSET, mode) {
+                Block::Whole(len) => self.keep(start, len, world),
+                Block::Straddles => {
+                    self.decode_one(world)?;
+                    return Ok(Next::Once);
+                }
+            },
+        };
+        let jump = &mut self.jumps[(rip as usize ^ rip as usize >> 12) % JUMPS];
+        *jump = Jump { rip, stamp: self.core.stamp, run };
+        Ok(Next::Kept(run))
+    }
+
+    /// Keeps the block that the decoder holds.
+    fn keep(&mut self, start: u64, len: u64, world: &World<'_>) -> Run {
+        let ops = &self.decoder.ops;
+        if !self.code.has_room(ops.len()) {
+            self.code.clear(world.code_map);
+            self.core.forget_jumps();
+        }
+        let mode = self.core.mode();
+        let (run, first) = self.code.insert(start, len, mode, ops, world.code_map);
+        if first {
+            self.core.tlb.forget_writes(start & !OFFSET);
+        }
+        run
+    }
+
+    /// Decodes the one instruction at RIP, which may lie on two pages.
+    fn decode_one(&mut self, world: &World<'_>) -> Result<(), Stop> {
+        /// The longest instruction (Intel SDM 2-2.3.11).
+        const LONGEST: usize = 15;
+        let rip = self.core.rip;
+        let offset = rip & OFFSET;
+        // Where there is no RAM, all ones are read.
+        let mut bytes = [0xff; LONGEST];
+        let here = LONGEST.min((PAGE_SIZE - offset) as usize);
+        if let Some(page) = self.core.fetch_page(rip, world)? {
+            page.read(offset, &mut bytes[..here]);
+        }
+        let mode = self.core.mode();
+        if self.decoder.one(&bytes[..here], offset, mode) {
+            return Ok(());
+        }
+        if let Some(page) = self.core.fetch_page(rip.wrapping_add(here as u64), world)? {
+            page.read(0, &mut bytes[here..]);
+        }
+        self.decoder.one(&bytes, offset, mode);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Nobody, machine};
+
+    #[test]
+    #[ignore = "a measurement"]
+    fn speed() {
+        // mov ecx, 100_000_000; l: add rax, rcx; xor rdx, rax; lea rsi, [rdx+rcx*2]; sub ecx, 1;
+        // jnz l; hlt (unknown: ends)
+        let code = [
+            0xb9, 0x00, 0xe1, 0xf5, 0x05, 0x48, 0x01, 0xc8, 0x48, 0x31, 0xc2, 0x48, 0x8d, 0x34,
+            0x4a, 0x83, 0xe9, 0x01, 0x75, 0xf1, 0xf4,
+        ];
+        let (mut cpu, ram) = machine(&code);
+        let begin = std::time::Instant::now();
+        let exit = cpu.run(&ram, &Nobody);
+        let rate = cpu.instructions() as f64 / begin.elapsed().as_secs_f64() / 1e6;
+        eprintln!("{exit:?}: {} instructions, {rate:.0} M/s", cpu.instructions());
+    }
+}

@@ -1,0 +1,306 @@
+//! From bytes to operations.
+//!
+//! `iced-x86` says what an instruction is; a family of `isa` lowers it: chooses what executes it
+//! and fills in the operands. Then each block is read backwards for flags that nobody will see.
+
+use iced_x86::{Code, DecoderError, FlowControl, Instruction, OpKind, Register};
+
+use crate::{
+    isa,
+    op::{Exec, Op},
+    ram::{Lent, OFFSET, PAGE_SIZE},
+    regs::{BASES, FS_BASE, GS_BASE, NONE, PAGE, TEMP},
+    word::HIGH,
+};
+
+/// The most instructions of a block.
+const LONGEST_BLOCK: u8 = 32;
+
+/// What was found where a block was to begin.
+pub(crate) enum Block {
+    /// The decoder's operations are a block, of so many bytes.
+    Whole(u64),
+    /// The first instruction goes on in the next page.
+    Straddles,
+}
+
+/// Turns bytes into operations, which it holds until the next call.
+#[derive(Debug)]
+pub(crate) struct Decoder {
+    pub(crate) ops: Vec<Op>,
+    facts: Vec<Fact>,
+}
+
+/// What else is to be known of an operation until its block is complete.
+#[derive(Clone, Copy, Debug)]
+struct Fact {
+    /// What executes it when nobody sees its flags.
+    lean: Option<Exec>,
+    /// The status flags it looks at, and those it changes; as `iced_x86::RflagsBits`.
+    reads: u32,
+    changes: u32,
+    /// It may stop the block, and then all flags are seen.
+    may_stop: bool,
+}
+
+impl Decoder {
+    pub(crate) fn new() -> Self {
+        Self { ops: Vec::with_capacity(256), facts: Vec::with_capacity(256) }
+    }
+
+    /// Decodes the block at `offset` of a page.
+    pub(crate) fn block(&mut self, page: Lent<'_>, offset: u64, mode: u32) -> Block {
+        let mut bytes = [0; 15 * LONGEST_BLOCK as usize];
+        let len = page.read(offset, &mut bytes);
+        self.decode(&bytes[..len], offset, mode, LONGEST_BLOCK)
+    }
+
+    /// Decodes one instruction; false if there are too few bytes for it.
+    pub(crate) fn one(&mut self, bytes: &[u8], offset: u64, mode: u32) -> bool {
+        matches!(self.decode(bytes, offset, mode, 1), Block::Whole(_))
+    }
+
+    fn decode(&mut self, bytes: &[u8], offset: u64, mode: u32, most: u8) -> Block {
+        self.ops.clear();
+        self.facts.clear();
+        let mut decoder = iced_x86::Decoder::with_ip(64, bytes, offset, 0);
+        let mut instruction = Instruction::default();
+        let mut ends = false;
+        for ordinal in 0..most {
+            if !decoder.can_decode() {
+                break;
+            }
+            decoder.decode_out(&mut instruction);
+            if decoder.last_error() == DecoderError::NoMoreBytes {
+                // The rest is on the next page.
+                if ordinal == 0 {
+                    return Block::Straddles;
+                }
+                break;
+            }
+            ends = self.lower(&instruction, ordinal, mode);
+            if ends {
+                break;
+            }
+        }
+        if !ends {
+            let mut op = self.ops.last().copied().unwrap_or(Op::bare(isa::go_on));
+            op.exec = isa::go_on;
+            self.ops.push(op);
+            self.facts.push(Fact { lean: None, reads: 0, changes: 0, may_stop: true });
+        }
+        self.drop_unseen_flags();
+        let last = self.ops.last().map_or(offset, Op::next);
+        Block::Whole(last.min(PAGE_SIZE) - offset)
+    }
+
+    /// Lowers an instruction; true if the block ends with it.
+    fn lower(&mut self, instruction: &Instruction, ordinal: u8, mode: u32) -> bool {
+        let mut template = Op::bare(isa::invalid);
+        template.offset = (instruction.ip() & OFFSET) as u16;
+        template.len = instruction.len() as u8;
+        template.code = instruction.code() as u16;
+        template.ordinal = ordinal;
+        let begun = self.ops.len();
+        let mut lowering = Lowering {
+            instruction,
+            template,
+            mode,
+            ends: instruction.flow_control() != FlowControl::Next,
+            ops: &mut self.ops,
+            facts: &mut self.facts,
+        };
+        if isa::lower(&mut lowering).is_none() {
+            lowering.ends = true;
+            let exec =
+                if instruction.code() == Code::INVALID { isa::invalid } else { isa::unknown };
+            lowering.ops.truncate(begun);
+            lowering.facts.truncate(begun);
+            lowering.push(Op { exec, ..template });
+        }
+        lowering.ends
+    }
+
+    /// Replaces what sets flags that are overwritten before anyone can see them.
+    fn drop_unseen_flags(&mut self) {
+        let mut seen = u32::MAX;
+        for (op, fact) in self.ops.iter_mut().zip(&self.facts).rev() {
+            match fact.lean {
+                Some(lean) if fact.changes & seen == 0 => op.exec = lean,
+                _ => seen = seen & !fact.changes | fact.reads,
+            }
+            if fact.may_stop {
+                seen = u32::MAX;
+            }
+        }
+    }
+}
+
+/// The kinds of an instruction's first two operands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    Mem,
+    MemImm,
+    MemReg,
+    None,
+    Reg,
+    RegImm,
+    RegMem,
+    RegReg,
+}
+
+/// An instruction on its way to operations.
+pub(crate) struct Lowering<'a> {
+    pub(crate) instruction: &'a Instruction,
+    /// The operation with what all have, without operands.
+    template: Op,
+    pub(crate) mode: u32,
+    ends: bool,
+    ops: &'a mut Vec<Op>,
+    facts: &'a mut Vec<Fact>,
+}
+
+impl Lowering<'_> {
+    /// An operation of this instruction, without operands.
+    pub(crate) fn bare(&self, exec: Exec) -> Op {
+        Op { exec, ..self.template }
+    }
+
+    /// An operation with the instruction's operands in their usual places: the first register in
+    /// `dst`, the second in `src`, a third in `third`, immediates in `imm`, memory in the address.
+    /// Its `exec` is still to be chosen.
+    pub(crate) fn operands(&mut self) -> (Op, Form) {
+        let i = self.instruction;
+        let mut op = self.template;
+        let mut form = [' '; 2];
+        for n in 0..i.op_count() {
+            let kind = match i.op_kind(n) {
+                OpKind::Register => {
+                    let field = match n {
+                        0 => &mut op.dst,
+                        1 => &mut op.src,
+                        _ => &mut op.third,
+                    };
+                    *field = field_of(i.op_register(n));
+                    'r'
+                }
+                OpKind::Memory => {
+                    self.address(&mut op);
+                    'm'
+                }
+                _ => {
+                    op.imm = i.try_immediate(n).unwrap_or(0);
+                    'i'
+                }
+            };
+            if let Some(place) = form.get_mut(n as usize) {
+                *place = kind;
+            }
+        }
+        let form = match form {
+            ['m', ' '] => Form::Mem,
+            ['m', 'i'] => Form::MemImm,
+            ['m', 'r'] => Form::MemReg,
+            ['r', ' '] => Form::Reg,
+            ['r', 'i'] => Form::RegImm,
+            ['r', 'm'] => Form::RegMem,
+            ['r', 'r'] => Form::RegReg,
+            _ => Form::None,
+        };
+        (op, form)
+    }
+
+    /// The size in bytes of the instruction's `n`th operand, a register or memory.
+    pub(crate) fn size(&self, n: u32) -> usize {
+        match self.instruction.op_kind(n) {
+            OpKind::Register => self.instruction.op_register(n).size(),
+            _ => self.instruction.memory_size().size(),
+        }
+    }
+
+    /// Sets the address of the memory operand; an operation before works it out if one sum does not
+    /// say it.
+    pub(crate) fn address(&mut self, op: &mut Op) {
+        let i = self.instruction;
+        let segment = match i.memory_segment() {
+            Register::FS => FS_BASE,
+            Register::GS => GS_BASE,
+            _ => NONE,
+        };
+        let base = i.memory_base();
+        if segment == NONE && matches!(base.full_register(), Register::RSP | Register::RBP) {
+            op.scale |= Op::STACK;
+        }
+        let short = base.size() == 4 || i.memory_index().size() == 4 || base == Register::EIP;
+        let mut fields = [
+            if base == Register::None { NONE } else { field_of(base) },
+            if i.memory_index() == Register::None { NONE } else { field_of(i.memory_index()) },
+        ];
+        let scale = i.memory_index_scale().trailing_zeros() as u8;
+        let disp = i.memory_displacement64();
+        let fits = i32::try_from(disp.cast_signed()).ok();
+        // The segment's base can take the place of an operand that is not there.
+        let mut left = segment;
+        if segment != NONE && !short && fits.is_some() {
+            if fields[0] == NONE {
+                fields[0] = std::mem::replace(&mut left, NONE);
+            } else if fields[1] == NONE {
+                fields[1] = std::mem::replace(&mut left, NONE);
+            }
+        }
+        let (base, index) = (fields[0], fields[1]);
+        if left == NONE
+            && !short
+            && let Some(disp) = fits
+        {
+            (op.base, op.index, op.disp) = (base, index, disp);
+            op.scale |= scale;
+            return;
+        }
+        let exec = if short { isa::short_address } else { isa::long_address };
+        let mut before = self.bare(exec);
+        (before.base, before.index, before.scale) = (base, index, scale);
+        (before.third, before.imm) = (segment, disp);
+        self.push_pure(before, exec);
+        op.base = TEMP;
+    }
+
+    /// Adds an operation that may stop the block: by an exception, a device, a jump.
+    pub(crate) fn push(&mut self, op: Op) {
+        self.add(op, None, true);
+    }
+
+    /// As [`push`](Self::push), with what executes the operation when nobody sees its flags.
+    pub(crate) fn push_or_lean(&mut self, op: Op, lean: Exec) {
+        self.add(op, Some(lean), true);
+    }
+
+    /// Adds an operation that always comes to its end, with what executes it when nobody sees its
+    /// flags; the same if it sets none.
+    pub(crate) fn push_pure(&mut self, op: Op, lean: Exec) {
+        self.add(op, Some(lean), false);
+    }
+
+    /// The block ends with this instruction: its last operation jumps or leaves.
+    pub(crate) fn end_block(&mut self) {
+        self.ends = true;
+    }
+
+    fn add(&mut self, op: Op, lean: Option<Exec>, may_stop: bool) {
+        let i = self.instruction;
+        let (reads, changes) = (i.rflags_read(), i.rflags_modified());
+        self.ops.push(op);
+        self.facts.push(Fact { lean, reads, changes, may_stop });
+    }
+}
+
+/// The field that names a register: general-purpose, vector, MMX or x87, segment.
+pub(crate) fn field_of(register: Register) -> u8 {
+    let number = register.full_register().number() as u8;
+    match register {
+        Register::AH | Register::CH | Register::DH | Register::BH => number | HIGH,
+        Register::RIP | Register::EIP => PAGE,
+        register if register.is_segment_register() => BASES + number,
+        _ => number,
+    }
+}

@@ -1,0 +1,217 @@
+//! Addition, subtraction, logic: what takes two operands, leaves a result and all status flags.
+
+use iced_x86::Mnemonic;
+
+use super::{Done, sized};
+use crate::{
+    core::{Core, World},
+    decode::{Form, Lowering},
+    flags::Flags,
+    op::{Exec, Op},
+    word::Word,
+};
+
+/// One of the operations.
+trait Binary: 'static {
+    /// Whether the result is kept.
+    const KEEPS: bool = true;
+
+    /// The result; `FLAGS`: also sets the flags.
+    fn apply<W: Word, const FLAGS: bool>(a: W, b: W, flags: &mut Flags) -> W;
+}
+
+struct Adc;
+struct Add;
+struct And;
+struct Cmp;
+struct Or;
+struct Sbb;
+struct Sub;
+struct Test;
+struct Xor;
+
+fn add<W: Word, const FLAGS: bool>(a: W, b: W, carry: bool, flags: &mut Flags) -> W {
+    let result = W::of(a.zext().wrapping_add(b.zext()).wrapping_add(carry.into()));
+    if FLAGS {
+        flags.add(a, b, result);
+    }
+    result
+}
+
+fn sub<W: Word, const FLAGS: bool>(a: W, b: W, borrow: bool, flags: &mut Flags) -> W {
+    let result = W::of(a.zext().wrapping_sub(b.zext()).wrapping_sub(borrow.into()));
+    if FLAGS {
+        flags.sub(a, b, result);
+    }
+    result
+}
+
+fn logic<W: Word, const FLAGS: bool>(result: u64, flags: &mut Flags) -> W {
+    let result = W::of(result);
+    if FLAGS {
+        flags.logic(result);
+    }
+    result
+}
+
+macro_rules! binary {
+    ($name:ident, $keeps:expr, |$a:ident, $b:ident, $flags:ident| $result:expr) => {
+        impl Binary for $name {
+            const KEEPS: bool = $keeps;
+
+            #[inline(always)]
+            fn apply<W: Word, const FLAGS: bool>($a: W, $b: W, $flags: &mut Flags) -> W {
+                $result
+            }
+        }
+    };
+}
+
+binary!(Adc, true, |a, b, flags| add::<W, FLAGS>(a, b, flags.cf(), flags));
+binary!(Add, true, |a, b, flags| add::<W, FLAGS>(a, b, false, flags));
+binary!(And, true, |a, b, flags| logic::<W, FLAGS>(a.zext() & b.zext(), flags));
+binary!(Cmp, false, |a, b, flags| sub::<W, FLAGS>(a, b, false, flags));
+binary!(Or, true, |a, b, flags| logic::<W, FLAGS>(a.zext() | b.zext(), flags));
+binary!(Sbb, true, |a, b, flags| sub::<W, FLAGS>(a, b, flags.cf(), flags));
+binary!(Sub, true, |a, b, flags| sub::<W, FLAGS>(a, b, false, flags));
+binary!(Test, false, |a, b, flags| logic::<W, FLAGS>(a.zext() & b.zext(), flags));
+binary!(Xor, true, |a, b, flags| logic::<W, FLAGS>(a.zext() ^ b.zext(), flags));
+
+pub(super) fn lower(l: &mut Lowering<'_>) -> Option<()> {
+    match l.instruction.mnemonic() {
+        Mnemonic::Adc => choose::<Adc>(l),
+        Mnemonic::Add => choose::<Add>(l),
+        Mnemonic::And => choose::<And>(l),
+        Mnemonic::Cmp => choose::<Cmp>(l),
+        Mnemonic::Or => choose::<Or>(l),
+        Mnemonic::Sbb => choose::<Sbb>(l),
+        Mnemonic::Sub => choose::<Sub>(l),
+        Mnemonic::Test => choose::<Test>(l),
+        Mnemonic::Xor => choose::<Xor>(l),
+        _ => None,
+    }
+}
+
+fn choose<B: Binary>(l: &mut Lowering<'_>) -> Option<()> {
+    let size = l.size(0);
+    let locked = l.instruction.has_lock_prefix();
+    let (mut op, form) = l.operands();
+    op.exec = exec::<B, true>(form, size, locked);
+    let lean = exec::<B, false>(form, size, locked);
+    match form {
+        Form::RegReg | Form::RegImm => l.push_pure(op, lean),
+        _ => l.push_or_lean(op, lean),
+    }
+    Some(())
+}
+
+fn exec<B: Binary, const FLAGS: bool>(form: Form, size: usize, locked: bool) -> Exec {
+    match form {
+        Form::RegReg => sized!(size, reg_reg, B, FLAGS),
+        Form::RegImm => sized!(size, reg_imm, B, FLAGS),
+        Form::RegMem => sized!(size, reg_mem, B, FLAGS),
+        Form::MemReg if locked => sized!(size, locked_reg, B, FLAGS),
+        Form::MemReg if B::KEEPS => sized!(size, mem_reg, B, FLAGS),
+        Form::MemReg => sized!(size, look_reg, B, FLAGS),
+        _ if locked => sized!(size, locked_imm, B, FLAGS),
+        _ if B::KEEPS => sized!(size, mem_imm, B, FLAGS),
+        _ => sized!(size, look_imm, B, FLAGS),
+    }
+}
+
+fn reg_reg<W: Word, B: Binary, const FLAGS: bool>(core: &mut Core, op: &Op, _: &World<'_>) -> Done {
+    let b = core.reg::<W>(op.src);
+    into_reg::<W, B, FLAGS>(core, op, b)
+}
+
+fn reg_imm<W: Word, B: Binary, const FLAGS: bool>(core: &mut Core, op: &Op, _: &World<'_>) -> Done {
+    into_reg::<W, B, FLAGS>(core, op, W::of(op.imm))
+}
+
+fn reg_mem<W: Word, B: Binary, const FLAGS: bool>(core: &mut Core, op: &Op, w: &World<'_>) -> Done {
+    let b = core.load(core.address(op), w)?;
+    into_reg::<W, B, FLAGS>(core, op, b)
+}
+
+#[inline(always)]
+fn into_reg<W: Word, B: Binary, const FLAGS: bool>(core: &mut Core, op: &Op, b: W) -> Done {
+    let result = B::apply::<W, FLAGS>(core.reg(op.dst), b, &mut core.flags);
+    if B::KEEPS {
+        core.set_reg(op.dst, result);
+    }
+    Ok(())
+}
+
+fn mem_reg<W: Word, B: Binary, const FLAGS: bool>(core: &mut Core, op: &Op, w: &World<'_>) -> Done {
+    into_mem::<W, B, FLAGS>(core, op, core.reg(op.src), w)
+}
+
+fn mem_imm<W: Word, B: Binary, const FLAGS: bool>(core: &mut Core, op: &Op, w: &World<'_>) -> Done {
+    into_mem::<W, B, FLAGS>(core, op, W::of(op.imm), w)
+}
+
+#[inline(always)]
+fn into_mem<W: Word, B: Binary, const FLAGS: bool>(
+    core: &mut Core,
+    op: &Op,
+    b: W,
+    world: &World<'_>,
+) -> Done {
+    let mut flags = core.flags;
+    core.update(core.address(op), world, |a| B::apply::<W, FLAGS>(a, b, &mut flags))?;
+    if FLAGS {
+        core.flags = flags;
+    }
+    Ok(())
+}
+
+/// The operand in memory is only looked at.
+fn look_reg<W: Word, B: Binary, const FLAGS: bool>(
+    core: &mut Core,
+    op: &Op,
+    w: &World<'_>,
+) -> Done {
+    look::<W, B, FLAGS>(core, op, core.reg(op.src), w)
+}
+
+fn look_imm<W: Word, B: Binary, const FLAGS: bool>(
+    core: &mut Core,
+    op: &Op,
+    w: &World<'_>,
+) -> Done {
+    look::<W, B, FLAGS>(core, op, W::of(op.imm), w)
+}
+
+#[inline(always)]
+fn look<W: Word, B: Binary, const FLAGS: bool>(
+    core: &mut Core,
+    op: &Op,
+    b: W,
+    world: &World<'_>,
+) -> Done {
+    let a = core.load(core.address(op), world)?;
+    B::apply::<W, FLAGS>(a, b, &mut core.flags);
+    Ok(())
+}
+
+fn locked_reg<W: Word, B: Binary, const F: bool>(core: &mut Core, op: &Op, w: &World<'_>) -> Done {
+    locked::<W, B, F>(core, op, core.reg(op.src), w)
+}
+
+fn locked_imm<W: Word, B: Binary, const F: bool>(core: &mut Core, op: &Op, w: &World<'_>) -> Done {
+    locked::<W, B, F>(core, op, W::of(op.imm), w)
+}
+
+#[inline(always)]
+fn locked<W: Word, B: Binary, const FLAGS: bool>(
+    core: &mut Core,
+    op: &Op,
+    b: W,
+    world: &World<'_>,
+) -> Done {
+    let before = core.flags;
+    let change = |a| B::apply::<W, false>(a, b, &mut { before });
+    let (old, _) = core.update_locked(core.address(op), world, change)?;
+    B::apply::<W, FLAGS>(old, b, &mut core.flags);
+    Ok(())
+}

@@ -1,0 +1,38 @@
+//! An x86-64 CPU in software: it decodes guest code into operations, keeps what it decoded, and
+//! interprets it.
+//!
+//! A [`Cpu`] knows no virtual machine and no device, and makes no thread. It is lent its memory
+//! ([`Ram`]) and whoever answers accesses outside of it ([`Io`]) for each [`Cpu::run`], which comes
+//! back when only the caller can decide. What it can do, its CPUID says, and nothing more: every
+//! instruction of a feature that is reported is there.
+//!
+//! Instructions behave as the manuals have them: Intel SDM (volumes 1 to 3) and AMD APM (volumes 1
+//! to 5); where they differ, as AMD's.
+
+mod access;
+mod code;
+mod core;
+mod cpu;
+mod decode;
+mod exception;
+mod flags;
+mod io;
+mod isa;
+mod op;
+mod paging;
+mod ram;
+mod regs;
+
+mod state;
+mod system;
+#[cfg(test)]
+mod testing;
+mod tlb;
+mod vector;
+mod word;
+
+pub use code::CodeMap;
+pub use cpu::{Attention, Cpu, Exit};
+pub use io::Io;
+pub use ram::{Flat, PAGE_SIZE, Page, Ram};
+pub use state::State;
