@@ -60,9 +60,9 @@ impl CodeMap {
         marks != 0 && len != 0 && marks & granules(host % PAGE_SIZE, len as u64) != 0
     }
 
-    /// Marks bytes of one host page as code. True if the page had none before.
-    fn mark(&self, host: u64, len: u64) -> bool {
-        self.word(host).fetch_or(granules(host % PAGE_SIZE, len), AcqRel) == 0
+    /// Marks bytes of one host page as code.
+    fn mark(&self, host: u64, len: u64) {
+        self.word(host).fetch_or(granules(host % PAGE_SIZE, len), AcqRel);
     }
 
     /// There is no code any more in the pages that share the word of this one.
@@ -183,9 +183,12 @@ impl Code {
         let number = self.blocks.len() as u32;
         let next = std::mem::replace(&mut self.buckets[bucket(start)], number);
         let page = start & !(PAGE_SIZE - 1);
-        let sibling = self.pages.insert(page, number).unwrap_or(NOBODY);
+        let sibling = self.pages.insert(page, number);
+        let first = sibling.is_none();
+        let sibling = sibling.unwrap_or(NOBODY);
         self.blocks.push(Block { start, len, mode, run, next, sibling });
-        (run, map.mark(start, len))
+        map.mark(start, len);
+        (run, first)
     }
 
     /// Forgets the blocks that `len` bytes at `offset` of this page are part of. True if there

@@ -143,7 +143,10 @@ impl Cpu {
                 return exit;
             }
             let traps = self.core.other_flags & TF != 0;
+            let before = self.core.instructions;
             let exit = if step || traps { self.one(&world) } else { self.many(&world) };
+            // After an exception nothing is trapped: its handler begins.
+            let traps = traps && self.core.instructions != before;
             let exit = exit.or_else(|| if traps { self.trap(&world) } else { None });
             if let Some(exit) = exit.or(step.then_some(Exit::Step)) {
                 return exit;
@@ -202,7 +205,8 @@ impl Cpu {
             }
             if stop != Stop::Jump {
                 let undone = matches!(stop, Stop::Careful | Stop::Fault);
-                core.instructions += u64::from(code.ops[at].ordinal) + u64::from(!undone);
+                let done = code.ops.get(at).map_or(0, |op| op.ordinal);
+                core.instructions += u64::from(done) + u64::from(!undone);
                 return (stop, at);
             }
             core.instructions += u64::from(run.instructions);
@@ -281,18 +285,13 @@ impl Cpu {
 
     /// The block at RIP, decoded if need be.
     fn next(&mut self, world: &World<'_>) -> Result<Next, Stop> {
-        let rip = self.core.rip;
-        let Some(page) = self.core.fetch_page(rip, world)? else {
-            self.decode_one(world)?;
-            return Ok(Next::Once);
-        };
-        let mode = self.core.mode();
-        let start = page.identity() + (rip & OFFSET);
-        let run = match self.code.find(start, mode) {
+        let (rip, mode) = (self.core.rip, self.core.mode());
+        let known = self.core.tlb.entry(rip).code(rip);
+        let run = match known.and_then(|page| self.code.find(page + (rip & OFFSET), mode)) {
             Some(run) => run,
-            None => match self.decoder.block(page, rip & OFFSET, mode) {
-                Block::Whole(len) => self.keep(start, len, world),
-                Block::Straddles => {
+            None => match self.decode_block(world)? {
+                Some(run) => run,
+                None => {
                     self.decode_one(world)?;
                     return Ok(Next::Once);
                 }
@@ -301,6 +300,21 @@ impl Cpu {
         let jump = &mut self.jumps[(rip as usize ^ rip as usize >> 12) % JUMPS];
         *jump = Jump { rip, stamp: self.core.stamp, run };
         Ok(Next::Kept(run))
+    }
+
+    /// Finds the block at RIP where the TLB does not know the page, or decodes it. `None` if there
+    /// is none to keep: its first instruction is on two pages, or not in RAM.
+    fn decode_block(&mut self, world: &World<'_>) -> Result<Option<Run>, Stop> {
+        let (rip, mode) = (self.core.rip, self.core.mode());
+        let Some(page) = self.core.fetch_page(rip, world)? else { return Ok(None) };
+        let start = page.identity() + (rip & OFFSET);
+        if let Some(run) = self.code.find(start, mode) {
+            return Ok(Some(run));
+        }
+        Ok(match self.decoder.block(page, rip & OFFSET, mode) {
+            Block::Whole(len) => Some(self.keep(start, len, world)),
+            Block::Straddles => None,
+        })
     }
 
     /// Keeps the block that the decoder holds.
@@ -334,11 +348,16 @@ impl Cpu {
         if self.decoder.one(&bytes[..here], offset, mode) {
             return Ok(());
         }
-        if let Some(page) = self.core.fetch_page(rip.wrapping_add(here as u64), world)? {
-            page.read(0, &mut bytes[here..]);
+        if here < LONGEST {
+            if let Some(page) = self.core.fetch_page(rip.wrapping_add(here as u64), world)? {
+                page.read(0, &mut bytes[here..]);
+            }
+            if self.decoder.one(&bytes, offset, mode) {
+                return Ok(());
+            }
         }
-        self.decoder.one(&bytes, offset, mode);
-        Ok(())
+        // Intel SDM 2-2.3.11: longer than any instruction may be.
+        Err(self.core.general_protection(0))
     }
 }
 
