@@ -57,9 +57,11 @@ const MODE_BITS: u32 = 16;
 
 impl Core {
     pub(crate) fn new() -> Self {
+        let mut flags = Flags::default();
+        flags.set(0);
         Self {
             regs: Regs::default(),
-            flags: Flags::default(),
+            flags,
             other_flags: 2,
             rip: 0,
             stamp: 0,

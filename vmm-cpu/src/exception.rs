@@ -1,6 +1,15 @@
-//! Exceptions.
+//! Exceptions, and the way to their handlers (Intel SDM 3-6.12 to 3-6.14).
 
-use crate::{core::Core, op::Stop};
+use crate::{
+    core::{Core, World},
+    flags::{IF, NT, RF, TF},
+    op::Stop,
+    paging::is_canonical,
+    regs::RSP,
+    segment::{error_code, is_null},
+    state::Segment,
+    system::{CS, SS},
+};
 
 /// The vectors of the exceptions that instructions raise (Intel SDM 3, table 6-1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,9 +78,339 @@ impl Core {
     }
 }
 
+/// What is transferred to a handler.
+struct Event {
+    vector: u8,
+    code: Option<u32>,
+    /// By an INT n, INT3 or INTO: the gate's DPL counts, and errors are not "external".
+    software: bool,
+    /// RFLAGS as the handler finds them on its stack.
+    flags: u64,
+}
+
+/// A gate of the interrupt descriptor table (Intel SDM 3, figure 6-8).
+struct Gate {
+    selector: u16,
+    offset: u64,
+    /// Which stack of the TSS's interrupt stack table, or 0.
+    ist: u64,
+    /// IF is cleared.
+    masks: bool,
+}
+
+/// In an error code: it names a descriptor of the IDT.
+const IN_IDT: u32 = 1 << 1;
+/// In an error code: something other than the instruction was to blame.
+const EXTERNAL: u32 = 1 << 0;
+
+/// Where the 64-bit TSS has RSP0 and IST1 (Intel SDM 3, figure 7-11).
+const TSS_RSP0: u64 = 4;
+const TSS_IST1: u64 = 36;
+
+impl Exception {
+    /// What it is, now that it is known whether the stack's address was meant.
+    fn resolved(self, stack: bool) -> Self {
+        match self {
+            Self::NOT_CANONICAL if stack => Self::with_code(Vector::Stack, 0),
+            Self::NOT_CANONICAL => Self::with_code(Vector::GeneralProtection, 0),
+            other => other,
+        }
+    }
+
+    /// What becomes of it when `next` comes up in its delivery; `None`: a triple fault (Intel SDM
+    /// 3, table 6-5).
+    fn with(self, next: Self) -> Option<Self> {
+        let contributes = |vector| {
+            use Vector::{Divide, GeneralProtection, InvalidTss, SegmentNotPresent, Stack};
+            matches!(vector, Divide | InvalidTss | SegmentNotPresent | Stack | GeneralProtection)
+        };
+        let double = match self.vector {
+            Vector::DoubleFault => return None,
+            Vector::PageFault => contributes(next.vector) || next.vector == Vector::PageFault,
+            first => contributes(first) && contributes(next.vector),
+        };
+        Some(if double { Self::with_code(Vector::DoubleFault, 0) } else { next })
+    }
+
+    fn event(self, flags: u64) -> Event {
+        // Faults are resumed: an instruction breakpoint must not strike twice (Intel SDM 3-17.3.1).
+        let trap = matches!(self.vector, Vector::Debug | Vector::Breakpoint | Vector::Overflow);
+        let flags = if trap { flags } else { flags | RF };
+        Event { vector: self.vector as u8, code: self.code, software: false, flags }
+    }
+}
+
 impl Core {
-    /// Delivers `fault`. False if that ends in a triple fault.
-    pub(crate) fn deliver(&mut self, _stack: bool, _world: &crate::core::World<'_>) -> bool {
-        false
+    /// Delivers `fault`; `stack`: of an instruction whose memory operand is the stack's. False if
+    /// that ends in a triple fault.
+    pub(crate) fn deliver(&mut self, stack: bool, world: &World<'_>) -> bool {
+        let mut fault = self.fault.take().map(|fault| fault.resolved(stack));
+        // The tables and stacks of handlers may be anywhere.
+        self.careful = true;
+        while let Some(exception) = fault {
+            if exception.vector == Vector::PageFault {
+                self.system.cr2 = self.fault_address;
+            }
+            if self.transfer(&exception.event(self.rflags()), world).is_ok() {
+                break;
+            }
+            let Some(next) = self.fault.take() else { break };
+            fault = exception.with(next);
+            if fault.is_none() {
+                self.careful = false;
+                return false;
+            }
+        }
+        self.careful = false;
+        true
+    }
+
+    /// INT n and INT3: goes to the handler of `vector` with the next instruction to come back to,
+    /// in which RIP is already.
+    pub(crate) fn interrupt(&mut self, vector: u8, world: &World<'_>) -> Result<(), Stop> {
+        let event = Event { vector, code: None, software: true, flags: self.rflags() };
+        self.transfer(&event, world)
+    }
+
+    /// INT1: as an exception that is no fault.
+    pub(crate) fn debug_trap(&mut self, world: &World<'_>) -> Result<(), Stop> {
+        self.transfer(&Exception::new(Vector::Debug).event(self.rflags()), world)
+    }
+
+    /// Enters the handler of an event, whole or not at all.
+    fn transfer(&mut self, event: &Event, world: &World<'_>) -> Result<(), Stop> {
+        let done = self.enter_handler(event, world);
+        // What was changed for the accesses to the new stack.
+        self.refresh_mode();
+        if done.is_err() {
+            self.fault = self.fault.map(|fault| fault.resolved(false));
+        }
+        if !event.software
+            && let Some(Exception { vector, code: Some(code) }) = &mut self.fault
+            && *vector != Vector::PageFault
+        {
+            *code |= EXTERNAL;
+        }
+        done
+    }
+
+    fn enter_handler(&mut self, event: &Event, world: &World<'_>) -> Result<(), Stop> {
+        let gate = self.gate(event, world)?;
+        let code = self.handler_segment(gate.selector, world)?;
+        let old = self.system.cpl;
+        let cpl = if code.is_conforming() { old } else { code.dpl() };
+        let stack = match gate.ist {
+            0 if cpl == old => self.regs[RSP],
+            0 => self.task_word(TSS_RSP0 + 8 * u64::from(cpl), world)?,
+            n => self.task_word(TSS_IST1 + 8 * (n - 1), world)?,
+        };
+        if !is_canonical(gate.offset) {
+            return Err(self.general_protection(0));
+        }
+        let frame = [
+            u64::from(self.segment(SS).selector),
+            self.regs[RSP],
+            event.flags,
+            u64::from(self.segment(CS).selector),
+            self.rip,
+        ];
+        let mut top = stack & !15;
+        self.tlb.set_user(cpl == 3);
+        for word in frame.into_iter().chain(event.code.map(u64::from)) {
+            top = top.wrapping_sub(8);
+            if let Err(stop) = self.store(top, word, world) {
+                self.fault = self.fault.map(|fault| fault.resolved(true));
+                return Err(stop);
+            }
+        }
+        self.regs[RSP] = top;
+        self.rip = gate.offset;
+        self.set_segment(CS, Segment { selector: gate.selector & !3 | u16::from(cpl), ..code });
+        if cpl != old {
+            self.set_segment(SS, Segment::null_stack(cpl));
+        }
+        self.system.cpl = cpl;
+        let cleared = TF | NT | RF | if gate.masks { IF } else { 0 };
+        self.other_flags &= !cleared;
+        Ok(())
+    }
+
+    /// The gate of an event.
+    fn gate(&mut self, event: &Event, world: &World<'_>) -> Result<Gate, Stop> {
+        /// Types of the gates there are in long mode.
+        const INTERRUPT: u64 = 14;
+        const TRAP: u64 = 15;
+        let code = u32::from(event.vector) << 3 | IN_IDT;
+        let offset = u64::from(event.vector) * 16;
+        if offset + 15 > u64::from(self.system.idtr.limit) {
+            return Err(self.general_protection(code));
+        }
+        let at = self.system.idtr.base.wrapping_add(offset);
+        let [low, high] = self.as_system(|core| core.load_table::<2>(at, world))?;
+        let (kind, dpl) = (low >> 40 & 31, (low >> 45) as u8 & 3);
+        if !matches!(kind, INTERRUPT | TRAP) || event.software && dpl < self.system.cpl {
+            return Err(self.general_protection(code));
+        }
+        if low >> 47 & 1 == 0 {
+            return Err(self.raise(Exception::with_code(Vector::SegmentNotPresent, code)));
+        }
+        Ok(Gate {
+            selector: (low >> 16) as u16,
+            offset: low & 0xffff | low >> 32 & 0xffff_0000 | high << 32,
+            ist: low >> 32 & 7,
+            masks: kind == INTERRUPT,
+        })
+    }
+
+    /// The code segment of a handler.
+    fn handler_segment(&mut self, selector: u16, world: &World<'_>) -> Result<Segment, Stop> {
+        if is_null(selector) {
+            return Err(self.general_protection(0));
+        }
+        let mut segment = self.describe(selector, world)?;
+        if !segment.is_code64() || segment.dpl() > self.system.cpl {
+            return Err(self.general_protection(error_code(selector)));
+        }
+        if !segment.is_present() {
+            return Err(self.not_present(selector));
+        }
+        self.mark_accessed(&mut segment, world)?;
+        Ok(segment)
+    }
+
+    /// A stack pointer in the task-state segment.
+    fn task_word(&mut self, offset: u64, world: &World<'_>) -> Result<u64, Stop> {
+        let Segment { selector, base, limit, .. } = self.system.tr;
+        if offset + 7 > u64::from(limit) {
+            let code = error_code(selector);
+            return Err(self.raise(Exception::with_code(Vector::InvalidTss, code)));
+        }
+        let stack = self.as_system(|core| core.load(base.wrapping_add(offset), world))?;
+        if !is_canonical(stack) {
+            return Err(self.raise(Exception::with_code(Vector::Stack, 0)));
+        }
+        Ok(stack)
+    }
+
+    /// Words of a table.
+    pub(crate) fn load_table<const N: usize>(
+        &mut self,
+        at: u64,
+        world: &World<'_>,
+    ) -> Result<[u64; N], Stop> {
+        let mut words = [0; N];
+        for (word, n) in words.iter_mut().zip(0..) {
+            *word = self.load(at.wrapping_add(n * 8), world)?;
+        }
+        Ok(words)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Cpu, Exit, Flat,
+        testing::{
+            CODE, CODE_0, CODE_3, DATA_0, DATA_3, HANDLERS, IDT, IST_STACK, Nobody, STACK,
+            SYSTEM_STACK, machine, program, stack, system,
+        },
+    };
+
+    /// Runs `code` at CPL 0 or 3 until a handler halts; the handler's vector.
+    fn run(code: &[u8], cpl: u8) -> (Cpu, Flat, u64) {
+        let (mut cpu, ram) = machine(code);
+        system(&mut cpu, &ram);
+        if cpl == 3 {
+            program(&mut cpu);
+        }
+        assert_eq!(cpu.run(&ram, &Nobody), Exit::Halted);
+        let vector = (cpu.registers().rip - 1 - HANDLERS) / 16;
+        (cpu, ram, vector)
+    }
+
+    /// mov rax, [imm64]
+    fn load(at: u64) -> Vec<u8> {
+        [&[0x48, 0xa1], at.to_le_bytes().as_slice()].concat()
+    }
+
+    #[test]
+    fn a_fault_at_level_0_stays_on_its_stack_and_pushes_ss() {
+        // mov eax, eax; ud2
+        let (cpu, ram, vector) = run(&[0x89, 0xc0, 0x0f, 0x0b], 0);
+        assert_eq!(vector, 6);
+        let frame = [CODE + 2, u64::from(CODE_0), 2 | RF, STACK, u64::from(DATA_0)];
+        assert_eq!(stack(&cpu, &ram), frame);
+        assert_eq!(cpu.registers().general[4], STACK - 40);
+        assert_eq!(cpu.state().segments[2].selector, DATA_0);
+    }
+
+    #[test]
+    fn a_fault_at_level_3_changes_to_the_stack_of_the_tss() {
+        let (cpu, ram, vector) = run(&[0xf4], 3);
+        assert_eq!(vector, 13);
+        let frame = [0, CODE, u64::from(CODE_3), 2 | RF, STACK, u64::from(DATA_3)];
+        assert_eq!(stack(&cpu, &ram), frame);
+        assert_eq!(cpu.registers().general[4], SYSTEM_STACK - 48);
+        let state = cpu.state();
+        assert_eq!((state.segments[1].selector, state.segments[2].selector), (CODE_0, 0));
+    }
+
+    #[test]
+    fn a_page_fault_says_where_and_why() {
+        let at = 256 * 4096;
+        let (cpu, ram, vector) = run(&load(at), 3);
+        assert_eq!((vector, cpu.state().cr2), (14, at));
+        assert_eq!(stack::<2>(&cpu, &ram), [1 << 2, CODE]);
+    }
+
+    #[test]
+    fn addresses_that_are_not_canonical_are_gp_and_on_the_stack_ss() {
+        let (cpu, ram, vector) = run(&load(1 << 47), 0);
+        assert_eq!((vector, stack(&cpu, &ram)), (13, [0, CODE]));
+        // mov rsp, 1 << 63; push rax: the handler's stack is no better, #DF has its own.
+        let (cpu, ram, vector) = run(&[0x48, 0xbc, 0, 0, 0, 0, 0, 0, 0, 0x80, 0xff, 0xd0], 0);
+        assert_eq!((vector, stack(&cpu, &ram)), (8, [0, CODE + 10]));
+        assert_eq!(cpu.registers().general[4], IST_STACK - 48);
+    }
+
+    #[test]
+    fn errors_of_a_delivery_are_external_and_name_the_gate() {
+        let (mut cpu, ram) = machine(&[0x0f, 0x0b]);
+        system(&mut cpu, &ram);
+        // The gate of #UD is not present.
+        ram.write(IDT + 6 * 16 + 5, &[0x0e]);
+        assert_eq!(cpu.run(&ram, &Nobody), Exit::Halted);
+        assert_eq!(cpu.registers().rip, HANDLERS + 11 * 16 + 1);
+        assert_eq!(stack(&cpu, &ram), [6 << 3 | 3, CODE]);
+    }
+
+    #[test]
+    fn a_fault_in_the_delivery_of_a_double_fault_ends_the_run() {
+        let (mut cpu, ram) = machine(&[0x0f, 0x0b]);
+        system(&mut cpu, &ram);
+        let mut state = cpu.state();
+        state.idtr.limit = 6 * 16;
+        cpu.set_state(&state).unwrap();
+        assert_eq!(cpu.run(&ram, &Nobody), Exit::TripleFault);
+        assert_eq!(cpu.registers().rip, CODE);
+    }
+
+    #[test]
+    fn double_faults_are_made_as_the_manual_says() {
+        let fault = |vector| Exception::with_code(vector, 0);
+        use Vector::{DoubleFault, GeneralProtection, InvalidOpcode, PageFault, Stack};
+        let table = [
+            (InvalidOpcode, PageFault, Some(PageFault)),
+            (GeneralProtection, PageFault, Some(PageFault)),
+            (GeneralProtection, Stack, Some(DoubleFault)),
+            (PageFault, PageFault, Some(DoubleFault)),
+            (PageFault, GeneralProtection, Some(DoubleFault)),
+            (DoubleFault, GeneralProtection, None),
+        ];
+        for (first, second, result) in table {
+            let both = fault(first).with(fault(second));
+            assert_eq!(both.map(|exception| exception.vector), result, "{first:?}, {second:?}");
+        }
     }
 }

@@ -16,17 +16,20 @@ mod cpu;
 mod decode;
 mod exception;
 mod flags;
+mod image;
 mod io;
 mod isa;
+mod msr;
 mod op;
 mod paging;
 mod ram;
 mod regs;
-
+mod segment;
 mod state;
 mod system;
 #[cfg(test)]
 mod testing;
+mod time;
 mod tlb;
 mod vector;
 mod word;
@@ -35,4 +38,4 @@ pub use code::CodeMap;
 pub use cpu::{Attention, Cpu, Exit};
 pub use io::Io;
 pub use ram::{Flat, PAGE_SIZE, Page, Ram};
-pub use state::State;
+pub use state::{InvalidState, Registers, Segment, State, Table};

@@ -3,6 +3,7 @@
 mod alu;
 mod branch;
 mod stack;
+mod system;
 mod transfer;
 
 use crate::{
@@ -18,8 +19,8 @@ pub(crate) type Done = Result<(), Stop>;
 
 /// Turns an instruction into operations. `None` if it is not built.
 pub(crate) fn lower(l: &mut Lowering<'_>) -> Option<()> {
-    const FAMILIES: [fn(&mut Lowering<'_>) -> Option<()>; 4] =
-        [alu::lower, transfer::lower, branch::lower, stack::lower];
+    const FAMILIES: [fn(&mut Lowering<'_>) -> Option<()>; 5] =
+        [alu::lower, transfer::lower, branch::lower, stack::lower, system::lower];
     FAMILIES.iter().find_map(|lower| lower(l))
 }
 

@@ -1,0 +1,202 @@
+//! IN, OUT, INS, OUTS.
+
+use iced_x86::{Instruction, Mnemonic, OpKind, Register};
+
+use crate::{
+    core::{Core, World},
+    decode::Lowering,
+    flags::DF,
+    isa::{Done, sized},
+    op::{Op, Stop},
+    regs::{FS_BASE, GS_BASE, NONE, PAGE, RAX, RCX, RDI, RDX, RSI},
+    word::Word,
+};
+
+/// Where the task-state segment says at which offset its I/O permission bitmap begins.
+const TSS_BITMAP: u64 = 102;
+
+impl Core {
+    /// #GP(0) unless ports may be used as asked (Intel SDM 1-19.5).
+    fn may_use_ports(&mut self, port: u16, len: u64, world: &World<'_>) -> Done {
+        if self.has_io_privilege() {
+            return Ok(());
+        }
+        let (base, limit) = (self.system.tr.base, u64::from(self.system.tr.limit));
+        if limit <= TSS_BITMAP {
+            return Err(self.general_protection(0));
+        }
+        let begin = self.as_system(|core| {
+            core.load::<u16>(base.wrapping_add(TSS_BITMAP), world).map(u64::from)
+        })?;
+        // Two bytes are always looked at, for a row of ports can cross their border.
+        let at = begin + u64::from(port / 8);
+        if at + 1 > limit {
+            return Err(self.general_protection(0));
+        }
+        let bits = self.as_system(|core| core.load::<u16>(base.wrapping_add(at), world))?;
+        if u64::from(bits) >> (port % 8) & ((1 << len) - 1) != 0 {
+            return Err(self.general_protection(0));
+        }
+        Ok(())
+    }
+
+    fn input<W: Word>(&mut self, port: u16, world: &World<'_>) -> W {
+        let mut bytes = [0; 8];
+        let flow = world.io.port_in(port, &mut bytes[..W::BYTES as usize]);
+        self.leave |= flow.is_break();
+        W::of(u64::from_le_bytes(bytes))
+    }
+
+    fn output<W: Word>(&mut self, port: u16, value: W, world: &World<'_>) {
+        let bytes = value.zext().to_le_bytes();
+        self.leave |= world.io.port_out(port, &bytes[..W::BYTES as usize]).is_break();
+    }
+}
+
+pub(super) fn lower(l: &mut Lowering<'_>) -> Option<()> {
+    let i = l.instruction;
+    match i.mnemonic() {
+        Mnemonic::In => simple(l, i.op_register(0).size(), 1),
+        Mnemonic::Insb => string(l, 1, false),
+        Mnemonic::Insd => string(l, 4, false),
+        Mnemonic::Insw => string(l, 2, false),
+        Mnemonic::Out => simple(l, i.op_register(1).size(), 0),
+        Mnemonic::Outsb => string(l, 1, true),
+        Mnemonic::Outsd => string(l, 4, true),
+        Mnemonic::Outsw => string(l, 2, true),
+        _ => None,
+    }
+}
+
+/// IN and OUT; the port is operand `port`: an immediate, or DX.
+fn simple(l: &mut Lowering<'_>, size: usize, port: u32) -> Option<()> {
+    let i = l.instruction;
+    let output = port == 0;
+    let exec = match (output, i.op_kind(port) == OpKind::Register) {
+        (false, false) => sized!(size, read, false),
+        (false, true) => sized!(size, read, true),
+        (true, false) => sized!(size, write, false),
+        (true, true) => sized!(size, write, true),
+    };
+    let mut op = l.bare(exec);
+    op.imm = u64::from(i.immediate8());
+    l.push(op);
+    Some(())
+}
+
+/// The port of an IN or OUT.
+fn port<const DX: bool>(core: &Core, op: &Op) -> u16 {
+    if DX { core.reg(RDX) } else { op.imm as u16 }
+}
+
+fn read<W: Word, const DX: bool>(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
+    let port = port::<DX>(core, op);
+    core.may_use_ports(port, W::BYTES, world)?;
+    if !core.careful {
+        return Err(Stop::Careful);
+    }
+    let value: W = core.input(port, world);
+    core.set_reg(RAX, value);
+    Ok(())
+}
+
+fn write<W: Word, const DX: bool>(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
+    let port = port::<DX>(core, op);
+    core.may_use_ports(port, W::BYTES, world)?;
+    if !core.careful {
+        return Err(Stop::Careful);
+    }
+    core.output::<W>(port, core.reg(RAX), world);
+    Ok(())
+}
+
+fn string(l: &mut Lowering<'_>, size: usize, output: bool) -> Option<()> {
+    let exec = match (output, l.instruction.has_rep_prefix() || l.instruction.has_repne_prefix()) {
+        (false, false) => sized!(size, read_string, false),
+        (false, true) => sized!(size, read_string, true),
+        (true, false) => sized!(size, write_string, false),
+        (true, true) => sized!(size, write_string, true),
+    };
+    let mut op = l.bare(exec);
+    op.base = segment(l.instruction);
+    // Whether addresses, and RCX as a counter, have 32 bits.
+    op.imm = u64::from(is_short(l.instruction));
+    l.push(op);
+    l.end_block();
+    Some(())
+}
+
+/// Where the base of OUTS's memory operand is; INS has none.
+fn segment(i: &Instruction) -> u8 {
+    match i.memory_segment() {
+        Register::FS => FS_BASE,
+        Register::GS => GS_BASE,
+        _ => NONE,
+    }
+}
+
+fn is_short(i: &Instruction) -> bool {
+    (0..i.op_count()).any(|n| matches!(i.op_kind(n), OpKind::MemoryESEDI | OpKind::MemorySegESI))
+}
+
+/// One element of an INS; with REP, it goes on at the same instruction until none are left, so that
+/// a wish to leave is heard after each.
+fn read_string<W: Word, const REP: bool>(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
+    let mask = mask(op);
+    if REP && core.regs[RCX] & mask == 0 {
+        return core.leave_block(op);
+    }
+    let port = core.reg(RDX);
+    core.may_use_ports(port, W::BYTES, world)?;
+    if !core.careful {
+        return Err(Stop::Careful);
+    }
+    let to = core.regs[RDI] & mask;
+    // What the device gives cannot be given back.
+    core.probe_write(to, W::BYTES as usize, world)?;
+    let value: W = core.input(port, world);
+    core.store(to, value, world)?;
+    advance::<W>(core, op, RDI);
+    go_on::<REP>(core, op)
+}
+
+/// One element of an OUTS.
+fn write_string<W: Word, const REP: bool>(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
+    let mask = mask(op);
+    if REP && core.regs[RCX] & mask == 0 {
+        return core.leave_block(op);
+    }
+    let port = core.reg(RDX);
+    core.may_use_ports(port, W::BYTES, world)?;
+    if !core.careful {
+        return Err(Stop::Careful);
+    }
+    let from = core.regs[op.base].wrapping_add(core.regs[RSI] & mask);
+    let value: W = core.load(from, world)?;
+    core.output(port, value, world);
+    advance::<W>(core, op, RSI);
+    go_on::<REP>(core, op)
+}
+
+/// The bits of addresses and of the counter.
+fn mask(op: &Op) -> u64 {
+    if op.imm != 0 { u64::from(u32::MAX) } else { u64::MAX }
+}
+
+/// Moves an index register on by one element.
+fn advance<W: Word>(core: &mut Core, op: &Op, register: u8) {
+    let step = if core.other_flags & DF == 0 { W::BYTES } else { W::BYTES.wrapping_neg() };
+    core.regs[register] = core.regs[register].wrapping_add(step) & mask(op);
+}
+
+/// After one element.
+fn go_on<const REP: bool>(core: &mut Core, op: &Op) -> Done {
+    if REP {
+        core.regs[RCX] = core.regs[RCX].wrapping_sub(1) & mask(op);
+        if core.regs[RCX] != 0 {
+            core.rip = core.regs[PAGE].wrapping_add(u64::from(op.offset));
+            return Err(Stop::Jump);
+        }
+    }
+    core.leave_block(op)
+}

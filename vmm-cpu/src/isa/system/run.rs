@@ -1,0 +1,64 @@
+//! HLT, CLI, STI, and the caches: INVD, WBINVD.
+
+use iced_x86::Mnemonic;
+
+use crate::{
+    core::{Core, World},
+    decode::Lowering,
+    flags::{IF, IOPL},
+    isa::Done,
+    op::{Exec, Op, Stop},
+    regs::PAGE,
+};
+
+impl Core {
+    /// #GP(0) unless at CPL 0.
+    pub(crate) fn privileged(&mut self) -> Done {
+        if self.system.cpl != 0 { Err(self.general_protection(0)) } else { Ok(()) }
+    }
+
+    /// What an operation returns that is done and has changed what blocks depend on.
+    pub(crate) fn leave_block(&mut self, op: &Op) -> Done {
+        self.rip = self.regs[PAGE].wrapping_add(op.next());
+        Err(Stop::Leave)
+    }
+
+    /// Whether flags and ports are free at this privilege level.
+    pub(crate) fn has_io_privilege(&self) -> bool {
+        u64::from(self.system.cpl) <= (self.other_flags & IOPL) >> 12
+    }
+}
+
+pub(super) fn lower(l: &mut Lowering<'_>) -> Option<()> {
+    let exec = match l.instruction.mnemonic() {
+        Mnemonic::Cli => interrupts::<false> as Exec,
+        Mnemonic::Hlt => {
+            l.end_block();
+            halt
+        }
+        // Caches are not modelled: there is nothing to write back.
+        Mnemonic::Invd | Mnemonic::Wbinvd => no_cache,
+        Mnemonic::Sti => interrupts::<true>,
+        _ => return None,
+    };
+    l.push(l.bare(exec));
+    Some(())
+}
+
+fn halt(core: &mut Core, op: &Op, _: &World<'_>) -> Done {
+    core.privileged()?;
+    core.rip = core.regs[PAGE].wrapping_add(op.next());
+    Err(Stop::Halt)
+}
+
+fn no_cache(core: &mut Core, _: &Op, _: &World<'_>) -> Done {
+    core.privileged()
+}
+
+fn interrupts<const ON: bool>(core: &mut Core, _: &Op, _: &World<'_>) -> Done {
+    if !core.has_io_privilege() {
+        return Err(core.general_protection(0));
+    }
+    core.other_flags = if ON { core.other_flags | IF } else { core.other_flags & !IF };
+    Ok(())
+}
