@@ -16,7 +16,6 @@ mod cpu;
 mod decode;
 mod exception;
 mod flags;
-mod image;
 mod io;
 mod isa;
 mod msr;
@@ -33,6 +32,7 @@ mod time;
 mod tlb;
 mod vector;
 mod word;
+mod x87;
 
 pub use code::CodeMap;
 pub use cpu::{Attention, Cpu, Exit};

@@ -2,9 +2,11 @@
 
 mod alu;
 mod branch;
+mod sse;
 mod stack;
 mod system;
 mod transfer;
+mod xsave;
 
 use crate::{
     access::address,
@@ -19,8 +21,8 @@ pub(crate) type Done = Result<(), Stop>;
 
 /// Turns an instruction into operations. `None` if it is not built.
 pub(crate) fn lower(l: &mut Lowering<'_>) -> Option<()> {
-    const FAMILIES: [fn(&mut Lowering<'_>) -> Option<()>; 5] =
-        [alu::lower, transfer::lower, branch::lower, stack::lower, system::lower];
+    const FAMILIES: [fn(&mut Lowering<'_>) -> Option<()>; 6] =
+        [alu::lower, transfer::lower, branch::lower, stack::lower, sse::lower, system::lower];
     FAMILIES.iter().find_map(|lower| lower(l))
 }
 

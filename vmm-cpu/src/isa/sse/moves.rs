@@ -1,0 +1,210 @@
+//! What brings vectors from one place to another: memory, general-purpose registers, each other.
+
+use iced_x86::{Mnemonic, OpKind};
+
+use super::{Done, sized};
+use crate::{
+    core::{Core, World},
+    decode::{Form, Lowering},
+    op::{Exec, Op},
+    vector::{Lane, Vector},
+    word::{Datum, Word},
+};
+
+/// MOVxx between memory and vector registers, and MXCSR; the moves that combine two vectors are
+/// [`shuffle`](super::shuffle)'s.
+pub(super) fn lower(l: &mut Lowering<'_>) -> Option<()> {
+    match l.instruction.mnemonic() {
+        Mnemonic::Movapd | Mnemonic::Movaps | Mnemonic::Movdqa => {
+            whole(l, load::<u128, true>, store::<u128, true>)
+        }
+        Mnemonic::Lddqu | Mnemonic::Movdqu | Mnemonic::Movupd | Mnemonic::Movups => {
+            whole(l, load::<u128, false>, store::<u128, false>)
+        }
+        Mnemonic::Movntdq | Mnemonic::Movntdqa | Mnemonic::Movntpd | Mnemonic::Movntps => {
+            whole(l, load::<u128, true>, store::<u128, true>)
+        }
+        Mnemonic::Movd | Mnemonic::Movq => scalar(l),
+        Mnemonic::Movhpd | Mnemonic::Movhps => part(l, None, store_high),
+        Mnemonic::Movlpd | Mnemonic::Movlps => part(l, None, store::<u64, false>),
+        Mnemonic::Movsd => part(l, Some(load::<u64, false>), store::<u64, false>),
+        Mnemonic::Movss => part(l, Some(load::<u32, false>), store::<u32, false>),
+        Mnemonic::Maskmovdqu => masked(l),
+        Mnemonic::Movnti => not_temporal(l),
+        Mnemonic::Ldmxcsr => control(l, load_control),
+        Mnemonic::Stmxcsr => control(l, store_control),
+        _ => None,
+    }
+}
+
+fn whole(l: &mut Lowering<'_>, load: Exec, store: Exec) -> Option<()> {
+    let (op, form) = l.operands();
+    match form {
+        Form::RegReg => l.push_pure(Op { exec: copy, ..op }, copy),
+        Form::RegMem => l.push(Op { exec: load, ..op }),
+        _ => l.push(Op { exec: store, ..op }),
+    }
+    Some(())
+}
+
+/// MOVD, MOVQ.
+fn scalar(l: &mut Lowering<'_>) -> Option<()> {
+    let i = l.instruction;
+    let is = |n, what: fn(iced_x86::Register) -> bool| {
+        i.op_kind(n) == OpKind::Register && what(i.op_register(n))
+    };
+    if is(0, iced_x86::Register::is_mm) || is(1, iced_x86::Register::is_mm) {
+        return None;
+    }
+    let size = l.size(0).min(l.size(1));
+    let (mut op, form) = l.operands();
+    op.exec = match form {
+        Form::RegMem if size == 4 => load::<u32, false>,
+        Form::RegMem => load::<u64, false>,
+        Form::MemReg if size == 4 => store::<u32, false>,
+        Form::MemReg => store::<u64, false>,
+        _ if is(0, iced_x86::Register::is_gpr) => sized!(size, to_register),
+        _ if is(1, iced_x86::Register::is_gpr) => sized!(size, from_register),
+        _ => copy_low,
+    };
+    match form {
+        Form::RegReg => l.push_pure(op, op.exec),
+        _ => l.push(op),
+    }
+    Some(())
+}
+
+/// Moves of a part; a register's other part stays, with `load` if it comes from another register
+/// only.
+fn part(l: &mut Lowering<'_>, load: Option<Exec>, store: Exec) -> Option<()> {
+    let exec = match l.instruction.op_kind(0) {
+        OpKind::Memory => store,
+        _ if l.instruction.op_kind(1) == OpKind::Memory => load?,
+        _ => return None,
+    };
+    let op = l.operands().0;
+    l.push(Op { exec, ..op });
+    Some(())
+}
+
+pub(super) fn load<D: Datum, const ALIGNED: bool>(
+    core: &mut Core,
+    op: &Op,
+    world: &World<'_>,
+) -> Done {
+    let at = core.aligned::<ALIGNED>(op)?;
+    core.vectors[op.dst] = Vector::of(core.load::<D>(at, world)?);
+    Ok(())
+}
+
+pub(super) fn store<D: Datum, const ALIGNED: bool>(
+    core: &mut Core,
+    op: &Op,
+    world: &World<'_>,
+) -> Done {
+    let at = core.aligned::<ALIGNED>(op)?;
+    core.store::<D>(at, core.vectors[op.src].low(), world)
+}
+
+impl Core {
+    /// The address of the memory operand, which has to be a multiple of 16 if `ALIGNED`.
+    #[inline(always)]
+    fn aligned<const ALIGNED: bool>(&mut self, op: &Op) -> Result<u64, crate::op::Stop> {
+        let at = self.address(op);
+        if ALIGNED && !at.is_multiple_of(16) {
+            return Err(self.general_protection(0));
+        }
+        Ok(at)
+    }
+}
+
+pub(super) fn store_part<W: Word>(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
+    core.store::<W>(core.address(op), core.vectors[op.src].low(), world)
+}
+
+fn store_high(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
+    core.store(core.address(op), u64::lanes(core.vectors[op.src])[1], world)
+}
+
+fn copy(core: &mut Core, op: &Op, _: &World<'_>) -> Done {
+    core.vectors[op.dst] = core.vectors[op.src];
+    Ok(())
+}
+
+fn copy_low(core: &mut Core, op: &Op, _: &World<'_>) -> Done {
+    core.vectors[op.dst] = Vector::of(core.vectors[op.src].low::<u64>());
+    Ok(())
+}
+
+/// From a general-purpose register.
+pub(super) fn from_register<W: Word>(core: &mut Core, op: &Op, _: &World<'_>) -> Done {
+    core.vectors[op.dst] = Vector::of(core.reg::<W>(op.src));
+    Ok(())
+}
+
+/// To a general-purpose register.
+pub(super) fn to_register<W: Word>(core: &mut Core, op: &Op, _: &World<'_>) -> Done {
+    core.set_reg(op.dst, core.vectors[op.src].low::<W>());
+    Ok(())
+}
+
+/// MASKMOVDQU: bytes of the first vector where the second's have their sign set, to where RDI says.
+fn masked(l: &mut Lowering<'_>) -> Option<()> {
+    let i = l.instruction;
+    let mut op = l.bare(store_masked);
+    l.address(&mut op);
+    (op.dst, op.src) =
+        (crate::decode::field_of(i.op_register(1)), crate::decode::field_of(i.op_register(2)));
+    l.push(op);
+    Some(())
+}
+
+fn store_masked(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
+    let at = core.address(op);
+    let (data, mask) = (u8::lanes(core.vectors[op.dst]), u8::lanes(core.vectors[op.src]));
+    let chosen = |i: &usize| mask[*i] & 0x80 != 0;
+    let Some(first) = (0..16).find(chosen) else { return Ok(()) };
+    let last = (0..16).rfind(chosen).unwrap_or(first);
+    // All that may fault comes before the first byte is stored.
+    let from = at.wrapping_add(first as u64);
+    core.probe_write(from, last + 1 - first, world)?;
+    for i in (first..=last).filter(chosen) {
+        core.store(at.wrapping_add(i as u64), data[i], world)?;
+    }
+    Ok(())
+}
+
+/// MOVNTI, which touches no vector register.
+fn not_temporal(l: &mut Lowering<'_>) -> Option<()> {
+    let size = l.size(0);
+    let mut op = l.operands().0;
+    op.exec = sized!(size, store_register);
+    l.push(op);
+    Some(())
+}
+
+fn store_register<W: Word>(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
+    core.store::<W>(core.address(op), core.reg(op.src), world)
+}
+
+fn control(l: &mut Lowering<'_>, exec: Exec) -> Option<()> {
+    let op = l.operands().0;
+    l.push(Op { exec, ..op });
+    Some(())
+}
+
+/// The bits that MXCSR has.
+pub(crate) const MXCSR_BITS: u32 = 0xffff;
+
+fn load_control(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
+    let value: u32 = core.load(core.address(op), world)?;
+    if value & !MXCSR_BITS != 0 {
+        return Err(core.general_protection(0));
+    }
+    core.vectors.mxcsr = value;
+    Ok(())
+}
+
+fn store_control(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
+    core.store(core.address(op), core.vectors.mxcsr, world)
+}
