@@ -8,7 +8,7 @@ use crate::{
     exception::Exception,
     op::{Op, Stop},
     paging::{Access, is_canonical},
-    ram::{Lent, OFFSET, PAGE_SIZE},
+    ram::{Entry, Lent, OFFSET, PAGE_SIZE},
     regs::Regs,
     word::{Datum, Word},
 };
@@ -124,12 +124,12 @@ impl Core {
     /// As [`update`](Self::update), but no other CPU sees anything in between. `change` may be
     /// called several times.
     #[inline(always)]
-    pub(crate) fn update_locked<W: Word>(
+    pub(crate) fn update_locked<D: Datum + Eq>(
         &mut self,
         linear: u64,
         world: &World<'_>,
-        change: impl Fn(W) -> W,
-    ) -> Result<(W, W), Stop> {
+        change: impl Fn(D) -> D,
+    ) -> Result<(D, D), Stop> {
         let entry = self.tlb.entry(linear);
         if let Some(mut old) = entry.load(linear) {
             while let Some(swapped) = entry.compare_exchange(linear, old, change(old)) {
@@ -144,17 +144,17 @@ impl Core {
 
     #[cold]
     #[inline(never)]
-    fn update_locked_slow<W: Word>(
+    fn update_locked_slow<D: Datum + Eq>(
         &mut self,
         linear: u64,
         world: &World<'_>,
-        change: impl Fn(W) -> W,
-    ) -> Result<(W, W), Stop> {
-        let span = self.span(linear, W::BYTES as usize, Access::Write, world)?;
+        change: impl Fn(D) -> D,
+    ) -> Result<(D, D), Stop> {
+        let span = self.span(linear, D::BYTES as usize, Access::Write, world)?;
         loop {
-            let old = W::from_bytes(self.read_span(&span, world));
+            let old = D::from_bytes(self.read_span(&span, world));
             let new = change(old);
-            let aligned = span.offset.is_multiple_of(W::BYTES);
+            let aligned = span.offset.is_multiple_of(D::BYTES);
             let Some(page) = span.places[0].target().filter(|_| aligned) else {
                 self.write_span(&span, new.to_bytes(), world)?;
                 return Ok((old, new));
@@ -174,6 +174,32 @@ impl Core {
         world: &World<'_>,
     ) -> Result<(), Stop> {
         self.span(linear, len, Access::Write, world).map(drop)
+    }
+
+    /// As [`probe_write`](Self::probe_write), for loads.
+    pub(crate) fn probe_read(
+        &mut self,
+        linear: u64,
+        len: usize,
+        world: &World<'_>,
+    ) -> Result<(), Stop> {
+        self.span(linear, len, Access::Read, world).map(drop)
+    }
+
+    /// The TLB's entry that loads from an address go by, if they are easy.
+    pub(crate) fn entry_to_read(&mut self, linear: u64, world: &World<'_>) -> Option<Entry> {
+        if !self.tlb.entry(linear).loads::<u8>(linear) {
+            self.probe_read(linear, 1, world).ok()?;
+        }
+        Some(*self.tlb.entry(linear))
+    }
+
+    /// As [`entry_to_read`](Self::entry_to_read), for stores.
+    pub(crate) fn entry_to_write(&mut self, linear: u64, world: &World<'_>) -> Option<Entry> {
+        if !self.tlb.entry(linear).stores::<u8>(linear) {
+            self.probe_write(linear, 1, world).ok()?;
+        }
+        Some(*self.tlb.entry(linear))
     }
 
     /// Translates a range of bytes, the first page before the second.

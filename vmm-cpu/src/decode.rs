@@ -3,7 +3,7 @@
 //! `iced-x86` says what an instruction is; a family of `isa` lowers it: chooses what executes it
 //! and fills in the operands. Then each block is read backwards for flags that nobody will see.
 
-use iced_x86::{Code, DecoderError, FlowControl, Instruction, OpKind, Register};
+use iced_x86::{Code, DecoderError, DecoderOptions, FlowControl, Instruction, OpKind, Register};
 
 use crate::{
     isa,
@@ -63,9 +63,10 @@ impl Decoder {
     fn decode(&mut self, bytes: &[u8], offset: u64, mode: u32, most: u8) -> Block {
         self.ops.clear();
         self.facts.clear();
-        let mut decoder = iced_x86::Decoder::with_ip(64, bytes, offset, 0);
+        let mut decoder = iced_x86::Decoder::with_ip(64, bytes, offset, DecoderOptions::AMD);
         let mut instruction = Instruction::default();
         let mut ends = false;
+        let mut last = Op::bare(isa::go_on);
         for ordinal in 0..most {
             if !decoder.can_decode() {
                 break;
@@ -78,29 +79,25 @@ impl Decoder {
                 }
                 break;
             }
-            ends = self.lower(&instruction, ordinal, mode);
+            last.offset = (instruction.ip() & OFFSET) as u16;
+            last.len = instruction.len() as u8;
+            last.ordinal = ordinal;
+            ends = self.lower(&instruction, last, mode);
             if ends {
                 break;
             }
         }
         if !ends {
-            let mut op = self.ops.last().copied().unwrap_or(Op::bare(isa::go_on));
-            op.exec = isa::go_on;
-            self.ops.push(op);
+            self.ops.push(last);
             self.facts.push(Fact { lean: None, reads: 0, changes: 0, may_stop: true });
         }
         self.drop_unseen_flags();
-        let last = self.ops.last().map_or(offset, Op::next);
-        Block::Whole(last.min(PAGE_SIZE) - offset)
+        Block::Whole(last.next().min(PAGE_SIZE) - offset)
     }
 
     /// Lowers an instruction; true if the block ends with it.
-    fn lower(&mut self, instruction: &Instruction, ordinal: u8, mode: u32) -> bool {
-        let mut template = Op::bare(isa::invalid);
-        template.offset = (instruction.ip() & OFFSET) as u16;
-        template.len = instruction.len() as u8;
-        template.code = instruction.code() as u16;
-        template.ordinal = ordinal;
+    fn lower(&mut self, instruction: &Instruction, template: Op, mode: u32) -> bool {
+        let template = Op { code: instruction.code() as u16, ..template };
         let begun = self.ops.len();
         let mut lowering = Lowering {
             instruction,
@@ -125,10 +122,12 @@ impl Decoder {
     fn drop_unseen_flags(&mut self) {
         let mut seen = u32::MAX;
         for (op, fact) in self.ops.iter_mut().zip(&self.facts).rev() {
-            match fact.lean {
-                Some(lean) if fact.changes & seen == 0 => op.exec = lean,
-                _ => seen = seen & !fact.changes | fact.reads,
+            if let Some(lean) = fact.lean
+                && fact.changes & seen == 0
+            {
+                op.exec = lean;
             }
+            seen = seen & !fact.changes | fact.reads;
             if fact.may_stop {
                 seen = u32::MAX;
             }
@@ -221,12 +220,22 @@ impl Lowering<'_> {
     /// Sets the address of the memory operand; an operation before works it out if one sum does not
     /// say it.
     pub(crate) fn address(&mut self, op: &mut Op) {
-        let i = self.instruction;
-        let segment = match i.memory_segment() {
+        self.address_plus(op, self.segment(), NONE, 0);
+    }
+
+    /// The register with the base of the memory operand's segment, if it has one.
+    pub(crate) fn segment(&self) -> u8 {
+        match self.instruction.memory_segment() {
             Register::FS => FS_BASE,
             Register::GS => GS_BASE,
             _ => NONE,
-        };
+        }
+    }
+
+    /// As [`address`](Self::address) in this segment, with a register and a number added inside of
+    /// it.
+    pub(crate) fn address_plus(&mut self, op: &mut Op, segment: u8, register: u8, number: u64) {
+        let i = self.instruction;
         let base = i.memory_base();
         if segment == NONE && matches!(base.full_register(), Register::RSP | Register::RBP) {
             op.scale |= Op::STACK;
@@ -237,20 +246,17 @@ impl Lowering<'_> {
             if i.memory_index() == Register::None { NONE } else { field_of(i.memory_index()) },
         ];
         let scale = i.memory_index_scale().trailing_zeros() as u8;
-        let disp = i.memory_displacement64();
-        let fits = i32::try_from(disp.cast_signed()).ok();
+        let disp = i.memory_displacement64().wrapping_add(number);
+        let fits = i32::try_from(disp.cast_signed()).ok().filter(|_| !short && register == NONE);
         // The segment's base can take the place of an operand that is not there.
         let mut left = segment;
-        if segment != NONE && !short && fits.is_some() {
-            if fields[0] == NONE {
-                fields[0] = std::mem::replace(&mut left, NONE);
-            } else if fields[1] == NONE {
-                fields[1] = std::mem::replace(&mut left, NONE);
+        if fits.is_some() {
+            for field in fields.iter_mut().filter(|field| **field == NONE) {
+                *field = std::mem::replace(&mut left, NONE);
             }
         }
-        let (base, index) = (fields[0], fields[1]);
+        let [base, index] = fields;
         if left == NONE
-            && !short
             && let Some(disp) = fits
         {
             (op.base, op.index, op.disp) = (base, index, disp);
@@ -258,11 +264,23 @@ impl Lowering<'_> {
             return;
         }
         let exec = if short { isa::short_address } else { isa::long_address };
-        let mut before = self.bare(exec);
-        (before.base, before.index, before.scale) = (base, index, scale);
-        (before.third, before.imm) = (segment, disp);
-        self.push_pure(before, exec);
+        let before = Op { src: register, third: segment, imm: disp, ..self.bare(exec) };
+        self.push_before(Op { base, index, scale, ..before });
         op.base = TEMP;
+    }
+
+    /// Adds an operation that comes before the one that does the instruction: it always comes to
+    /// its end, and neither looks at flags nor changes them.
+    pub(crate) fn push_before(&mut self, op: Op) {
+        self.ops.push(op);
+        self.facts.push(Fact { lean: None, reads: 0, changes: 0, may_stop: false });
+    }
+
+    /// Adds an operation that comes before the one that does the instruction, and may stop the
+    /// block; it neither looks at flags nor changes them.
+    pub(crate) fn push_load(&mut self, op: Op) {
+        self.ops.push(op);
+        self.facts.push(Fact { lean: None, reads: 0, changes: 0, may_stop: true });
     }
 
     /// Adds an operation that may stop the block: by an exception, a device, a jump.
@@ -284,6 +302,14 @@ impl Lowering<'_> {
     /// The block ends with this instruction: its last operation jumps or leaves.
     pub(crate) fn end_block(&mut self) {
         self.ends = true;
+    }
+
+    /// The operation added last may leave the flags as they were, so that those before it are seen
+    /// through it.
+    pub(crate) fn may_keep_flags(&mut self) {
+        if let Some(fact) = self.facts.last_mut() {
+            fact.reads |= fact.changes;
+        }
     }
 
     fn add(&mut self, op: Op, lean: Option<Exec>, may_stop: bool) {

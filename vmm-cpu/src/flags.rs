@@ -76,11 +76,48 @@ impl Flags {
         *self = Self { result: result.sext(), aux: 0, carry };
     }
 
+    /// After INC gave `result`: CF stays.
+    #[inline(always)]
+    pub(crate) fn increment<W: Word>(&mut self, result: W) {
+        let of = result.zext() == 1 << (W::BITS - 1);
+        self.count(result, result.zext() & 15 == 0, of);
+    }
+
+    /// After DEC gave `result`: CF stays.
+    #[inline(always)]
+    pub(crate) fn decrement<W: Word>(&mut self, result: W) {
+        let of = result.zext() == (1 << (W::BITS - 1)) - 1;
+        self.count(result, result.zext() & 15 == 15, of);
+    }
+
+    #[inline(always)]
+    fn count<W: Word>(&mut self, result: W, af: bool, of: bool) {
+        let cf = self.carry & 1 << 63;
+        let carry = cf | cf >> 1 ^ u64::from(of) << 62;
+        *self = Self { result: result.sext(), aux: u64::from(af) << 4, carry };
+    }
+
     /// Sets CF alone.
     #[inline(always)]
     pub(crate) fn set_cf(&mut self, cf: bool) {
-        let of = self.of();
+        self.set_cf_of(cf, self.of());
+    }
+
+    /// Sets OF alone.
+    #[inline(always)]
+    pub(crate) fn set_of(&mut self, of: bool) {
+        self.set_cf_of(self.cf(), of);
+    }
+
+    /// Sets CF and OF.
+    #[inline(always)]
+    pub(crate) fn set_cf_of(&mut self, cf: bool, of: bool) {
         self.carry = u64::from(cf) << 63 | u64::from(cf ^ of) << 62;
+    }
+
+    /// Sets ZF alone.
+    pub(crate) fn set_zf(&mut self, zf: bool) {
+        self.set(self.image() & !ZF | if zf { ZF } else { 0 });
     }
 
     /// All six, from an image of RFLAGS.

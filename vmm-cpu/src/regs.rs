@@ -25,6 +25,8 @@ pub(crate) const PAGE: u8 = 17;
 /// The address that an operation before worked out, where one sum of base, index and displacement
 /// does not say it.
 pub(crate) const TEMP: u8 = 18;
+/// What an operation before has loaded or worked out for the one that does the instruction.
+pub(crate) const VALUE: u8 = 25;
 /// The bases of ES, CS, SS, DS, FS and GS.
 pub(crate) const BASES: u8 = 19;
 pub(crate) const FS_BASE: u8 = BASES + 4;

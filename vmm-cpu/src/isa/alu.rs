@@ -1,4 +1,4 @@
-//! Addition, subtraction, logic: what takes two operands, leaves a result and all status flags.
+//! Addition, subtraction, logic: what takes one or two operands and leaves a result and flags.
 
 use iced_x86::Mnemonic;
 
@@ -24,6 +24,10 @@ struct Adc;
 struct Add;
 struct And;
 struct Cmp;
+struct Dec;
+struct Inc;
+struct Neg;
+struct Not;
 struct Or;
 struct Sbb;
 struct Sub;
@@ -71,6 +75,22 @@ binary!(Adc, true, |a, b, flags| add::<W, FLAGS>(a, b, flags.cf(), flags));
 binary!(Add, true, |a, b, flags| add::<W, FLAGS>(a, b, false, flags));
 binary!(And, true, |a, b, flags| logic::<W, FLAGS>(a.zext() & b.zext(), flags));
 binary!(Cmp, false, |a, b, flags| sub::<W, FLAGS>(a, b, false, flags));
+binary!(Dec, true, |a, b, flags| {
+    let result = W::of(a.zext().wrapping_sub(b.zext()));
+    if FLAGS {
+        flags.decrement(result);
+    }
+    result
+});
+binary!(Inc, true, |a, b, flags| {
+    let result = W::of(a.zext().wrapping_add(b.zext()));
+    if FLAGS {
+        flags.increment(result);
+    }
+    result
+});
+binary!(Neg, true, |a, _b, flags| sub::<W, FLAGS>(W::of(0), a, false, flags));
+binary!(Not, true, |a, _b, _flags| W::of(!a.zext()));
 binary!(Or, true, |a, b, flags| logic::<W, FLAGS>(a.zext() | b.zext(), flags));
 binary!(Sbb, true, |a, b, flags| sub::<W, FLAGS>(a, b, flags.cf(), flags));
 binary!(Sub, true, |a, b, flags| sub::<W, FLAGS>(a, b, false, flags));
@@ -83,6 +103,10 @@ pub(super) fn lower(l: &mut Lowering<'_>) -> Option<()> {
         Mnemonic::Add => choose::<Add>(l),
         Mnemonic::And => choose::<And>(l),
         Mnemonic::Cmp => choose::<Cmp>(l),
+        Mnemonic::Dec => choose::<Dec>(l),
+        Mnemonic::Inc => choose::<Inc>(l),
+        Mnemonic::Neg => choose::<Neg>(l),
+        Mnemonic::Not => choose::<Not>(l),
         Mnemonic::Or => choose::<Or>(l),
         Mnemonic::Sbb => choose::<Sbb>(l),
         Mnemonic::Sub => choose::<Sub>(l),
@@ -96,6 +120,15 @@ fn choose<B: Binary>(l: &mut Lowering<'_>) -> Option<()> {
     let size = l.size(0);
     let locked = l.instruction.has_lock_prefix();
     let (mut op, form) = l.operands();
+    // A single operand has a companion: what INC and DEC add or subtract.
+    let form = match form {
+        Form::Reg => Form::RegImm,
+        Form::Mem => Form::MemImm,
+        form => form,
+    };
+    if l.instruction.op_count() == 1 {
+        op.imm = 1;
+    }
     op.exec = exec::<B, true>(form, size, locked);
     let lean = exec::<B, false>(form, size, locked);
     match form {

@@ -1,9 +1,20 @@
 //! The instructions, a family each file: how they become operations, and what executes those.
 
 mod alu;
+mod atomic;
+mod bits;
+mod bmi;
 mod branch;
+mod condition;
+mod double_shift;
+mod flag;
+mod hint;
+mod multiply;
+mod scan;
+mod shift;
 mod sse;
 mod stack;
+mod string;
 mod system;
 mod transfer;
 mod xsave;
@@ -13,7 +24,8 @@ use crate::{
     core::{Core, World},
     decode::Lowering,
     op::{Op, Stop},
-    regs::{PAGE, TEMP},
+    regs::{PAGE, TEMP, VALUE},
+    word::Word,
 };
 
 /// What an operation returns.
@@ -21,8 +33,25 @@ pub(crate) type Done = Result<(), Stop>;
 
 /// Turns an instruction into operations. `None` if it is not built.
 pub(crate) fn lower(l: &mut Lowering<'_>) -> Option<()> {
-    const FAMILIES: [fn(&mut Lowering<'_>) -> Option<()>; 6] =
-        [alu::lower, transfer::lower, branch::lower, stack::lower, sse::lower, system::lower];
+    const FAMILIES: [fn(&mut Lowering<'_>) -> Option<()>; 17] = [
+        transfer::lower,
+        alu::lower,
+        branch::lower,
+        stack::lower,
+        condition::lower,
+        shift::lower,
+        sse::lower,
+        hint::lower,
+        multiply::lower,
+        double_shift::lower,
+        atomic::lower,
+        bits::lower,
+        scan::lower,
+        bmi::lower,
+        flag::lower,
+        string::lower,
+        system::lower,
+    ];
     FAMILIES.iter().find_map(|lower| lower(l))
 }
 
@@ -38,6 +67,31 @@ macro_rules! sized {
     };
 }
 pub(crate) use sized;
+
+/// Chooses the instance of a generic function for a condition's code of 4 bits.
+macro_rules! by_condition {
+    ($code:expr, $name:ident $(, $arg:ty)*) => {
+        [
+            $name::<$($arg,)* 0> as $crate::op::Exec,
+            $name::<$($arg,)* 1>,
+            $name::<$($arg,)* 2>,
+            $name::<$($arg,)* 3>,
+            $name::<$($arg,)* 4>,
+            $name::<$($arg,)* 5>,
+            $name::<$($arg,)* 6>,
+            $name::<$($arg,)* 7>,
+            $name::<$($arg,)* 8>,
+            $name::<$($arg,)* 9>,
+            $name::<$($arg,)* 10>,
+            $name::<$($arg,)* 11>,
+            $name::<$($arg,)* 12>,
+            $name::<$($arg,)* 13>,
+            $name::<$($arg,)* 14>,
+            $name::<$($arg,)* 15>,
+        ][usize::from($code & 15)]
+    };
+}
+pub(crate) use by_condition;
 
 /// Bytes that are no instruction.
 pub(crate) fn invalid(core: &mut Core, _: &Op, _: &World<'_>) -> Done {
@@ -58,14 +112,20 @@ pub(crate) fn go_on(core: &mut Core, op: &Op, _: &World<'_>) -> Done {
 
 /// An address of which base, index and displacement are not all, or which is too long for them.
 pub(crate) fn long_address(core: &mut Core, op: &Op, _: &World<'_>) -> Done {
-    let sum = address(&core.regs, op).wrapping_add(op.imm);
+    let sum = address(&core.regs, op).wrapping_add(op.imm).wrapping_add(core.regs[op.src]);
     core.regs[TEMP] = sum.wrapping_add(core.regs[op.third]);
     Ok(())
 }
 
 /// An address of 32 bits, in a segment.
 pub(crate) fn short_address(core: &mut Core, op: &Op, _: &World<'_>) -> Done {
-    let sum = address(&core.regs, op).wrapping_add(op.imm) & u64::from(u32::MAX);
-    core.regs[TEMP] = sum.wrapping_add(core.regs[op.third]);
+    let sum = address(&core.regs, op).wrapping_add(op.imm).wrapping_add(core.regs[op.src]);
+    core.regs[TEMP] = (sum & u64::from(u32::MAX)).wrapping_add(core.regs[op.third]);
+    Ok(())
+}
+
+/// Loads the memory operand for the operation that comes after.
+pub(crate) fn load_value<W: Word>(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
+    core.regs[VALUE] = core.load::<W>(core.address(op), world)?.zext();
     Ok(())
 }

@@ -14,11 +14,12 @@ use std::{
     },
 };
 
+mod bulk;
 mod flat;
 
 pub use flat::Flat;
 
-use crate::word::{Datum, Word};
+use crate::word::Datum;
 
 /// The size of a page in bytes.
 pub const PAGE_SIZE: u64 = 4096;
@@ -91,10 +92,10 @@ impl<'a> Lent<'a> {
     }
 
     /// Replaces the aligned word at `offset` if it is `old`; else says what it is.
-    pub(crate) fn compare_exchange<W: Word>(self, offset: u64, old: W, new: W) -> Result<(), W> {
-        assert!(self.writable && offset.is_multiple_of(W::BYTES));
+    pub(crate) fn compare_exchange<D: Datum>(self, offset: u64, old: D, new: D) -> Result<(), D> {
+        assert!(self.writable && offset.is_multiple_of(D::BYTES));
         // SAFETY: in the page by `within`, aligned as just asserted; writable while lent.
-        unsafe { W::swap_if(self.within::<W>(offset), old, new) }
+        unsafe { D::swap_if(self.within::<D>(offset), old, new) }
     }
 
     /// Copies bytes out, from `offset` on, as far as the page goes; returns how many.
@@ -237,17 +238,23 @@ impl Entry {
     /// Replaces an aligned word atomically if it is `old`, else says what it is; `None` if that
     /// needs care.
     #[inline(always)]
-    pub(crate) fn compare_exchange<W: Word>(
+    pub(crate) fn compare_exchange<D: Datum>(
         &self,
         linear: u64,
-        old: W,
-        new: W,
-    ) -> Option<Result<(), W>> {
-        if self.write != linear & (!OFFSET | (W::BYTES - 1)) {
+        old: D,
+        new: D,
+    ) -> Option<Result<(), D>> {
+        if self.write != linear & (!OFFSET | (D::BYTES - 1)) {
             return None;
         }
         // SAFETY: as in `store`.
-        Some(unsafe { W::swap_if(self.host(linear), old, new) })
+        Some(unsafe { D::swap_if(self.host(linear), old, new) })
+    }
+
+    /// Whether an aligned load would need no care.
+    #[inline(always)]
+    pub(crate) fn loads<D: Datum>(&self, linear: u64) -> bool {
+        self.read == linear & (!OFFSET | (D::BYTES - 1))
     }
 
     /// Whether an aligned store would need no care.

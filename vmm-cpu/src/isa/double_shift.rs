@@ -1,0 +1,93 @@
+//! SHLD and SHRD: shifts that take in the bits of another register.
+
+use iced_x86::{Mnemonic, OpKind};
+
+use super::{Done, sized};
+use crate::{
+    core::{Core, World},
+    decode::{Form, Lowering},
+    flags::Flags,
+    op::{Exec, Op},
+    regs::{NONE, RCX},
+    word::Word,
+};
+
+pub(super) fn lower(l: &mut Lowering<'_>) -> Option<()> {
+    match l.instruction.mnemonic() {
+        Mnemonic::Shld => choose::<true>(l),
+        Mnemonic::Shrd => choose::<false>(l),
+        _ => None,
+    }
+}
+
+fn choose<const LEFT: bool>(l: &mut Lowering<'_>) -> Option<()> {
+    let size = l.size(0);
+    let by_cl = l.instruction.op2_kind() == OpKind::Register;
+    let (mut op, form) = l.operands();
+    op.third = if by_cl { RCX } else { NONE };
+    let mask = if size == 8 { 63 } else { 31 };
+    op.imm &= mask;
+    op.exec = match form {
+        Form::RegReg => sized!(size, shift_reg, LEFT),
+        _ => sized!(size, shift_mem, LEFT) as Exec,
+    };
+    if form == Form::RegReg {
+        l.push_pure(op, op.exec)
+    } else {
+        l.push(op)
+    }
+    if by_cl || op.imm == 0 {
+        l.may_keep_flags();
+    }
+    Some(())
+}
+
+/// The result of a count that is not 0. Of words, counts above 16, for which it is undefined (Intel
+/// SDM 2, "SHLD"), go on with the first operand's bits again.
+fn apply<W: Word, const LEFT: bool>(a: W, b: W, count: u32, flags: &mut Flags) -> W {
+    let (wide_a, wide_b, bits) = (u128::from(a.zext()), u128::from(b.zext()), W::BITS);
+    let again = if bits == 16 { wide_a << 32 } else { 0 };
+    let (result, cf) = if LEFT {
+        let (whole, rest) = match bits {
+            16 => (again | wide_b << 16 | wide_a, 32),
+            bits => (wide_a << bits | wide_b, bits),
+        };
+        let shifted = whole >> (rest - count);
+        (shifted, shifted >> bits & 1)
+    } else {
+        let whole = again | wide_b << bits | wide_a;
+        (whole >> count, whole >> (count - 1) & 1)
+    };
+    let (result, cf) = (W::of(result as u64), cf != 0);
+    let sign = |value: W| value.sext() >> 63 != 0;
+    flags.result(result, cf, sign(result) != sign(a));
+    result
+}
+
+#[inline(always)]
+fn count<W: Word>(core: &Core, op: &Op) -> u32 {
+    let mask = if W::BYTES == 8 { 63 } else { 31 };
+    ((core.regs[op.third] | op.imm) & mask) as u32
+}
+
+fn shift_reg<W: Word, const LEFT: bool>(core: &mut Core, op: &Op, _: &World<'_>) -> Done {
+    let (mut a, b) = (core.reg::<W>(op.dst), core.reg::<W>(op.src));
+    let count = count::<W>(core, op);
+    if count != 0 {
+        a = apply::<W, LEFT>(a, b, count, &mut core.flags);
+    }
+    core.set_reg(op.dst, a);
+    Ok(())
+}
+
+fn shift_mem<W: Word, const LEFT: bool>(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
+    let b = core.reg::<W>(op.src);
+    let count = count::<W>(core, op);
+    let mut flags = core.flags;
+    core.update(core.address(op), world, |a: W| match count {
+        0 => a,
+        count => apply::<W, LEFT>(a, b, count, &mut flags),
+    })?;
+    core.flags = flags;
+    Ok(())
+}

@@ -1,0 +1,265 @@
+//! String instructions: MOVS, STOS, LODS, SCAS, CMPS, alone and repeated.
+//!
+//! Every iteration leaves the registers as if the instruction were to begin anew, so that a fault or
+//! a call for attention may come between any two. A device, or code that is overwritten, is met one
+//! iteration at a time; plain memory is copied and filled as far as a page goes.
+
+use iced_x86::{Code, OpKind};
+
+use super::Done;
+use crate::{
+    core::{Core, World},
+    decode::Lowering,
+    flags::DF,
+    op::{Exec, Op, Stop},
+    ram::{OFFSET, PAGE_SIZE},
+    regs::{PAGE, RAX, RCX, RDI, RSI},
+    word::Word,
+};
+
+/// How many iterations there are at most before the CPU looks up.
+const PATIENCE: u32 = 1000;
+/// How many iterations a page is worth.
+const PAGES_WORTH: u32 = 16;
+
+/// One of the instructions.
+trait Element: 'static {
+    /// One iteration, but for the count; on a fault, nothing. False if it is not to be repeated.
+    fn step<W: Word>(core: &mut Core, op: &Op, world: &World<'_>) -> Result<bool, Stop>;
+
+    /// Up to `most` iterations more, not none: as many as are easy; returns how many.
+    fn rush<W: Word>(_: &mut Core, _: &Op, _most: u64, _: &World<'_>) -> u64 {
+        0
+    }
+}
+
+/// `WHILE` is the ZF with which it is repeated.
+struct Cmps<const WHILE: bool>;
+struct Lods;
+struct Movs;
+struct Scas<const WHILE: bool>;
+struct Stos;
+
+/// The linear address of the source.
+#[inline(always)]
+fn source(core: &Core, op: &Op) -> u64 {
+    (core.regs[RSI] & op.imm).wrapping_add(core.regs[op.third])
+}
+
+/// The linear address of the destination.
+#[inline(always)]
+fn target(core: &Core, op: &Op) -> u64 {
+    core.regs[RDI] & op.imm
+}
+
+#[inline(always)]
+fn is_upward(core: &Core) -> bool {
+    core.other_flags & DF == 0
+}
+
+/// Moves an index register by so many elements.
+#[inline(always)]
+fn advance<W: Word>(core: &mut Core, op: &Op, register: u8, elements: u64) {
+    let bytes = elements.wrapping_mul(W::BYTES);
+    let by = if is_upward(core) { bytes } else { bytes.wrapping_neg() };
+    core.regs[register] = core.regs[register].wrapping_add(by) & op.imm;
+}
+
+impl<const WHILE: bool> Element for Cmps<WHILE> {
+    fn step<W: Word>(core: &mut Core, op: &Op, world: &World<'_>) -> Result<bool, Stop> {
+        let a = core.load::<W>(source(core, op), world)?;
+        let b = core.load::<W>(target(core, op), world)?;
+        advance::<W>(core, op, RSI, 1);
+        advance::<W>(core, op, RDI, 1);
+        Ok(compare(core, a, b) == WHILE)
+    }
+}
+
+impl Element for Lods {
+    fn step<W: Word>(core: &mut Core, op: &Op, world: &World<'_>) -> Result<bool, Stop> {
+        let value = core.load::<W>(source(core, op), world)?;
+        core.set_reg(RAX, value);
+        advance::<W>(core, op, RSI, 1);
+        Ok(true)
+    }
+}
+
+impl Element for Movs {
+    fn step<W: Word>(core: &mut Core, op: &Op, world: &World<'_>) -> Result<bool, Stop> {
+        let (from, to) = (source(core, op), target(core, op));
+        if core.careful {
+            // A device is not to be read for a store that faults.
+            core.probe_read(from, W::BYTES as usize, world)?;
+            core.probe_write(to, W::BYTES as usize, world)?;
+        }
+        let value = core.load::<W>(from, world)?;
+        core.store(to, value, world)?;
+        advance::<W>(core, op, RSI, 1);
+        advance::<W>(core, op, RDI, 1);
+        Ok(true)
+    }
+
+    fn rush<W: Word>(core: &mut Core, op: &Op, most: u64, world: &World<'_>) -> u64 {
+        let (from, to, upward) = (source(core, op), target(core, op), is_upward(core));
+        // Each is taken when it is known: the TLB may have room for one of them only.
+        let Some(here) = core.entry_to_read(from, world) else { return 0 };
+        let Some(there) = core.entry_to_write(to, world) else { return 0 };
+        // An element that is read only after it was written bounds what is copied at once.
+        let apart = here.distance(from, (&there, to));
+        let apart = if upward { apart } else { -apart };
+        let clear = if apart > 0 { apart as u64 / W::BYTES } else { u64::MAX };
+        let count = most.min(on_page::<W>(from, upward)).min(on_page::<W>(to, upward)).min(clear);
+        let (from, to) = (lowest::<W>(from, count, upward), lowest::<W>(to, count, upward));
+        let len = (count * W::BYTES) as usize;
+        if count == 0 || op.imm != u64::MAX || !here.copy(from, (&there, to), len, upward) {
+            return 0;
+        }
+        advance::<W>(core, op, RSI, count);
+        advance::<W>(core, op, RDI, count);
+        count
+    }
+}
+
+impl<const WHILE: bool> Element for Scas<WHILE> {
+    fn step<W: Word>(core: &mut Core, op: &Op, world: &World<'_>) -> Result<bool, Stop> {
+        let b = core.load::<W>(target(core, op), world)?;
+        advance::<W>(core, op, RDI, 1);
+        Ok(compare(core, core.reg::<W>(RAX), b) == WHILE)
+    }
+}
+
+impl Element for Stos {
+    fn step<W: Word>(core: &mut Core, op: &Op, world: &World<'_>) -> Result<bool, Stop> {
+        core.store(target(core, op), core.reg::<W>(RAX), world)?;
+        advance::<W>(core, op, RDI, 1);
+        Ok(true)
+    }
+
+    fn rush<W: Word>(core: &mut Core, op: &Op, most: u64, world: &World<'_>) -> u64 {
+        let (to, upward) = (target(core, op), is_upward(core));
+        let count = most.min(on_page::<W>(to, upward));
+        let at = lowest::<W>(to, count, upward);
+        let Some(there) = core.entry_to_write(to, world) else { return 0 };
+        // As many copies of the element as 8 bytes hold.
+        let pattern =
+            core.reg::<W>(RAX).zext().wrapping_mul(u64::MAX / (u64::MAX >> (64 - W::BITS)));
+        let len = (count * W::BYTES) as usize;
+        if count == 0 || op.imm != u64::MAX || !there.fill(at, pattern, len) {
+            return 0;
+        }
+        advance::<W>(core, op, RDI, count);
+        count
+    }
+}
+
+/// Sets the flags; whether both are the same.
+fn compare<W: Word>(core: &mut Core, a: W, b: W) -> bool {
+    core.flags.sub(a, b, W::of(a.zext().wrapping_sub(b.zext())));
+    a == b
+}
+
+/// How many elements there are from this one on that lie on its page.
+fn on_page<W: Word>(linear: u64, upward: bool) -> u64 {
+    let offset = linear & OFFSET;
+    match upward {
+        true => (PAGE_SIZE - offset) / W::BYTES,
+        false if offset > PAGE_SIZE - W::BYTES => 0,
+        false => offset / W::BYTES + 1,
+    }
+}
+
+/// The lowest address of so many elements, not none, that begin with the one at `linear`.
+fn lowest<W: Word>(linear: u64, count: u64, upward: bool) -> u64 {
+    if upward { linear } else { linear.wrapping_sub(count.wrapping_sub(1).wrapping_mul(W::BYTES)) }
+}
+
+pub(super) fn lower(l: &mut Lowering<'_>) -> Option<()> {
+    let i = l.instruction;
+    let while_equal = i.has_rep_prefix() || !i.has_repne_prefix();
+    match i.code() {
+        Code::Movsb_m8_m8 => choose::<u8, Movs>(l),
+        Code::Movsw_m16_m16 => choose::<u16, Movs>(l),
+        Code::Movsd_m32_m32 => choose::<u32, Movs>(l),
+        Code::Movsq_m64_m64 => choose::<u64, Movs>(l),
+        Code::Stosb_m8_AL => choose::<u8, Stos>(l),
+        Code::Stosw_m16_AX => choose::<u16, Stos>(l),
+        Code::Stosd_m32_EAX => choose::<u32, Stos>(l),
+        Code::Stosq_m64_RAX => choose::<u64, Stos>(l),
+        Code::Lodsb_AL_m8 => choose::<u8, Lods>(l),
+        Code::Lodsw_AX_m16 => choose::<u16, Lods>(l),
+        Code::Lodsd_EAX_m32 => choose::<u32, Lods>(l),
+        Code::Lodsq_RAX_m64 => choose::<u64, Lods>(l),
+        _ if while_equal => comparison::<Cmps<true>, Scas<true>>(l),
+        _ => comparison::<Cmps<false>, Scas<false>>(l),
+    }
+}
+
+fn comparison<C: Element, S: Element>(l: &mut Lowering<'_>) -> Option<()> {
+    match l.instruction.code() {
+        Code::Cmpsb_m8_m8 => choose::<u8, C>(l),
+        Code::Cmpsw_m16_m16 => choose::<u16, C>(l),
+        Code::Cmpsd_m32_m32 => choose::<u32, C>(l),
+        Code::Cmpsq_m64_m64 => choose::<u64, C>(l),
+        Code::Scasb_AL_m8 => choose::<u8, S>(l),
+        Code::Scasw_AX_m16 => choose::<u16, S>(l),
+        Code::Scasd_EAX_m32 => choose::<u32, S>(l),
+        Code::Scasq_RAX_m64 => choose::<u64, S>(l),
+        _ => None,
+    }
+}
+
+fn choose<W: Word, E: Element>(l: &mut Lowering<'_>) -> Option<()> {
+    let i = l.instruction;
+    let short = (0..i.op_count())
+        .any(|n| matches!(i.op_kind(n), OpKind::MemorySegESI | OpKind::MemoryESEDI));
+    let mask = if short { u64::from(u32::MAX) } else { u64::MAX };
+    let repeats = i.has_rep_prefix() || i.has_repne_prefix();
+    let exec: Exec = if repeats { repeat::<W, E> } else { once::<W, E> };
+    l.push(Op { imm: mask, third: l.segment(), ..l.bare(exec) });
+    if repeats {
+        l.end_block();
+    }
+    Some(())
+}
+
+fn once<W: Word, E: Element>(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
+    E::step::<W>(core, op, world).map(drop)
+}
+
+fn repeat<W: Word, E: Element>(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
+    // A fault brings the flags back that were there before (Intel SDM 2, "REP").
+    let before = core.flags;
+    let mut patience = if core.careful { 1 } else { PATIENCE };
+    let mut left = core.regs[RCX] & op.imm;
+    while left != 0 && patience != 0 {
+        let again = match E::step::<W>(core, op, world) {
+            Ok(again) => again,
+            Err(stop) => {
+                core.flags = before;
+                return Err(stop);
+            }
+        };
+        left -= 1;
+        patience -= 1;
+        if again && left != 0 && !core.careful {
+            let more = E::rush::<W>(core, op, left, world);
+            left -= more;
+            patience = patience.saturating_sub(if more != 0 { PAGES_WORTH } else { 0 });
+        }
+        core.regs[RCX] = left;
+        if !again {
+            break;
+        }
+        if left != 0 && patience == 0 {
+            // The instruction goes on from here later. It is counted when it is done; on its own,
+            // each iteration is, for each can be trapped.
+            if !core.careful {
+                core.instructions = core.instructions.wrapping_sub(1);
+            }
+            core.rip = core.regs[PAGE].wrapping_add(u64::from(op.offset));
+            return Err(Stop::Jump);
+        }
+    }
+    core.rip = core.regs[PAGE].wrapping_add(op.next());
+    Err(Stop::Jump)
+}
