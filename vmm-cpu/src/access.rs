@@ -5,11 +5,13 @@
 
 use crate::{
     core::{Core, World},
-    exception::Exception,
+    exception::{Exception, Vector},
+    flags::AC,
     op::{Op, Stop},
     paging::{Access, is_canonical},
     ram::{Entry, Lent, OFFSET, PAGE_SIZE},
     regs::Regs,
+    system::CR0_AM,
     word::{Datum, Word},
 };
 
@@ -62,6 +64,7 @@ impl Core {
     #[cold]
     #[inline(never)]
     fn load_slow<D: Datum>(&mut self, linear: u64, world: &World<'_>) -> Result<D, Stop> {
+        self.align::<D>(linear)?;
         if let Some(value) = self.tlb.entry(linear).load_unaligned(linear) {
             return Ok(value);
         }
@@ -91,6 +94,7 @@ impl Core {
         value: D,
         world: &World<'_>,
     ) -> Result<(), Stop> {
+        self.align::<D>(linear)?;
         if self.tlb.entry(linear).store_unaligned(linear, value) {
             return Ok(());
         }
@@ -114,6 +118,7 @@ impl Core {
             entry.store(linear, new);
             return Ok((old, new));
         }
+        self.align::<W>(linear)?;
         let span = self.span(linear, W::BYTES as usize, Access::Write, world)?;
         let old = W::from_bytes(self.read_span(&span, world));
         let new = change(old);
@@ -150,6 +155,7 @@ impl Core {
         world: &World<'_>,
         change: impl Fn(D) -> D,
     ) -> Result<(D, D), Stop> {
+        self.align::<D>(linear)?;
         let span = self.span(linear, D::BYTES as usize, Access::Write, world)?;
         loop {
             let old = D::from_bytes(self.read_span(&span, world));
@@ -164,6 +170,23 @@ impl Core {
                 return Ok((old, new));
             }
         }
+    }
+
+    /// #AC(0) if programs asked for it. Aligned data go the fast way, so that only the slow one asks;
+    /// what 16 bytes need is known to their instructions.
+    #[inline(always)]
+    fn align<D: Datum>(&mut self, linear: u64) -> Result<(), Stop> {
+        let aligned = linear.is_multiple_of(D::BYTES) || D::BYTES == 16;
+        if aligned || !self.checks_alignment() {
+            return Ok(());
+        }
+        Err(self.raise(Exception::with_code(Vector::Alignment, 0)))
+    }
+
+    /// Whether the current accesses are those of a program that has them checked (Intel SDM
+    /// 3-6.15, "Interrupt 17").
+    fn checks_alignment(&self) -> bool {
+        self.tlb.is_user() && self.other_flags & AC != 0 && self.system.cr0 & CR0_AM != 0
     }
 
     /// Makes sure that a later store of `len` bytes, at most 4096, will not fault; changes nothing.
@@ -350,4 +373,38 @@ fn piece(at: u64, len: usize) -> usize {
     let fits = 1 << len.ilog2().min(3);
     // Whole if it fits at once, however it lies; in aligned parts otherwise.
     if len == fits { fits } else { fits.min(1 << at.trailing_zeros().min(3)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Exit,
+        testing::{HANDLERS, Nobody, machine, program, stack, system},
+    };
+
+    #[test]
+    fn alignment_is_checked_for_programs_that_ask() {
+        // mov eax, [DATA + 1]; hlt
+        let code = [0x8b, 0x04, 0x25, 1, 0, 3, 0, 0xf4];
+        for (cpl, am, ac, vector) in
+            [(3, true, true, 17), (3, false, true, 13), (3, true, false, 13), (0, true, true, 0)]
+        {
+            let (mut cpu, ram) = machine(&code);
+            system(&mut cpu, &ram);
+            if cpl == 3 {
+                program(&mut cpu);
+            }
+            cpu.core.system.cr0 |= if am { CR0_AM } else { 0 };
+            cpu.core.other_flags |= if ac { AC } else { 0 };
+            assert_eq!(cpu.run(&ram, &Nobody), Exit::Halted);
+            let rip = cpu.registers().rip;
+            if vector == 0 {
+                assert_eq!(rip, crate::testing::CODE + 8);
+            } else {
+                assert_eq!(rip, HANDLERS + vector * 16 + 1);
+                assert_eq!(stack::<1>(&cpu, &ram), [0]);
+            }
+        }
+    }
 }

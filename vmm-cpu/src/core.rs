@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     code::CodeMap,
+    cpuid::Cpuid,
     exception::Exception,
     flags::{Flags, STATUS},
     io::Io,
@@ -36,6 +37,7 @@ pub(crate) struct Core {
     pub(crate) tlb: Tlb,
     pub(crate) vectors: Vectors,
     pub(crate) system: System,
+    pub(crate) cpuid: Cpuid,
     /// The current instruction is executed on its own: it may reach devices and overwrite code.
     pub(crate) careful: bool,
     /// Somebody wished that the run end.
@@ -68,6 +70,7 @@ impl Core {
             tlb: Tlb::new(),
             vectors: Vectors::default(),
             system: System::default(),
+            cpuid: Cpuid::new(),
             careful: false,
             leave: false,
             fault: None,
@@ -122,6 +125,12 @@ impl Core {
     /// Forgets all translations.
     pub(crate) fn flush_tlb(&mut self) {
         self.tlb.flush();
+        self.forget_jumps();
+    }
+
+    /// Forgets the translation of the page of `linear`.
+    pub(crate) fn flush_page(&mut self, linear: u64) {
+        self.tlb.flush_page(linear);
         self.forget_jumps();
     }
 }

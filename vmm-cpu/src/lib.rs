@@ -13,6 +13,7 @@ mod access;
 mod code;
 mod core;
 mod cpu;
+mod cpuid;
 mod decode;
 mod exception;
 mod flags;
@@ -36,6 +37,7 @@ mod x87;
 
 pub use code::CodeMap;
 pub use cpu::{Attention, Cpu, Exit};
+pub use cpuid::CpuidLeaf;
 pub use io::Io;
 pub use ram::{Flat, PAGE_SIZE, Page, Ram};
 pub use state::{InvalidState, Registers, Segment, State, Table};

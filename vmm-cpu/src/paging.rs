@@ -44,11 +44,13 @@ pub(crate) const CR0_WP: u64 = 1 << 16;
 pub(crate) const CR4_SMEP: u64 = 1 << 20;
 pub(crate) const EFER_NXE: u64 = 1 << 11;
 
-/// What four levels of tables say of a page.
+const LEVELS: usize = 4;
+
+/// What the tables say of a page.
 struct Leaf {
     physical: u64,
     /// The entries used, from the root on, and where they lie.
-    path: [(u64, u64); 4],
+    path: [(u64, u64); LEVELS],
     depth: usize,
     /// The AND of the paths' rights, NX as its opposite.
     rights: u64,
@@ -73,6 +75,9 @@ impl Core {
                 return Err(self.page_fault(linear, access, code::PROTECTION));
             }
             if self.mark(&leaf, access, world) {
+                if leaf.depth < LEVELS {
+                    self.tlb.holds_large();
+                }
                 return Ok(leaf.physical);
             }
             // Another CPU changed an entry meanwhile.
@@ -80,8 +85,12 @@ impl Core {
     }
 
     fn look_up(&mut self, linear: u64, access: Access, world: &World<'_>) -> Result<Leaf, Stop> {
-        let mut leaf =
-            Leaf { physical: 0, path: [(0, 0); 4], depth: 0, rights: WRITABLE | USER | NO_EXECUTE };
+        let mut leaf = Leaf {
+            physical: 0,
+            path: [(0, 0); LEVELS],
+            depth: 0,
+            rights: WRITABLE | USER | NO_EXECUTE,
+        };
         let mut table = self.system.cr3 & ADDRESS;
         for level in (0..4).rev() {
             let shift = 12 + 9 * level;
@@ -175,4 +184,135 @@ impl Core {
 /// A table outside RAM reads as all ones, like everything where nobody answers.
 fn table_entry(at: u64, world: &World<'_>) -> u64 {
     Lent::from(world.ram, at).map_or(!0, |page| page.load(at % PAGE_SIZE))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        CodeMap, Cpu, Flat,
+        testing::{DATA, Nobody, machine},
+    };
+
+    /// The page-table entry of [`DATA`], and the entry of the page directory above it.
+    const ENTRY: u64 = 0x4000 + DATA / PAGE_SIZE * 8;
+    const DIRECTORY: u64 = 0x3000;
+
+    struct Case {
+        cpu: Cpu,
+        ram: Flat,
+    }
+
+    /// A machine in which the entry at `at` is `entry`.
+    fn with(at: u64, entry: u64) -> Case {
+        let (mut cpu, ram) = machine(&[]);
+        cpu.core.system.efer |= EFER_NXE;
+        ram.write(at, &entry.to_le_bytes());
+        Case { cpu, ram }
+    }
+
+    impl Case {
+        /// The physical address, or the error code.
+        fn access(&mut self, user: bool, access: Access) -> Result<u64, u32> {
+            let map = CodeMap::new();
+            let world = World { ram: &self.ram, io: &Nobody, code_map: &map };
+            let core = &mut self.cpu.core;
+            core.tlb.set_user(user);
+            core.walk(DATA + 5, access, &world).map_err(|_| {
+                assert_eq!(core.fault_address, DATA + 5);
+                core.fault.take().and_then(|fault| fault.code).unwrap()
+            })
+        }
+
+        fn entry(&self, at: u64) -> u64 {
+            let mut bytes = [0; 8];
+            self.ram.read(at, &mut bytes);
+            u64::from_le_bytes(bytes)
+        }
+    }
+
+    const USER_VIEW: bool = true;
+    const SYSTEM_VIEW: bool = false;
+    const GOOD: Result<u64, u32> = Ok(DATA + 5);
+    const ALL: u64 = PRESENT | WRITABLE | USER;
+
+    #[test]
+    fn rights_are_those_of_all_levels() {
+        use Access::{Fetch, Read, Write};
+        for at in [ENTRY, DIRECTORY] {
+            let target = if at == ENTRY { DATA } else { 0x4000 };
+            for (rights, user, access, result) in [
+                (ALL, USER_VIEW, Read, GOOD),
+                (ALL, USER_VIEW, Write, GOOD),
+                (ALL, USER_VIEW, Fetch, GOOD),
+                (0, USER_VIEW, Read, Err(4)),
+                (0, SYSTEM_VIEW, Write, Err(2)),
+                (0, SYSTEM_VIEW, Fetch, Err(0x10)),
+                (PRESENT | WRITABLE, USER_VIEW, Read, Err(5)),
+                (PRESENT | WRITABLE, USER_VIEW, Write, Err(7)),
+                (PRESENT | WRITABLE, SYSTEM_VIEW, Write, GOOD),
+                (PRESENT | USER, USER_VIEW, Read, GOOD),
+                (PRESENT | USER, USER_VIEW, Write, Err(7)),
+                (PRESENT | USER, SYSTEM_VIEW, Write, Err(3)),
+                (ALL | NO_EXECUTE, USER_VIEW, Read, GOOD),
+                (ALL | NO_EXECUTE, USER_VIEW, Fetch, Err(0x15)),
+                (ALL | NO_EXECUTE, SYSTEM_VIEW, Fetch, Err(0x11)),
+                (ALL | 1 << 48, SYSTEM_VIEW, Read, Err(9)),
+                (ALL | 1 << 51, USER_VIEW, Fetch, Err(0x1d)),
+                (ALL | 1 << 52, USER_VIEW, Fetch, GOOD),
+            ] {
+                let found = with(at, target | rights).access(user, access);
+                assert_eq!(found, result, "{rights:#x} at {at:#x}, {access:?}, user: {user}");
+            }
+        }
+    }
+
+    #[test]
+    fn switches_change_rights() {
+        let mut case = with(ENTRY, DATA | PRESENT | USER);
+        case.cpu.core.system.cr0 &= !CR0_WP;
+        assert_eq!(case.access(SYSTEM_VIEW, Access::Write), GOOD);
+        assert_eq!(case.access(USER_VIEW, Access::Write), Err(7));
+        assert_eq!(case.access(SYSTEM_VIEW, Access::Fetch), GOOD);
+        case.cpu.core.system.cr4 |= CR4_SMEP;
+        assert_eq!(case.access(SYSTEM_VIEW, Access::Fetch), Err(0x11));
+        assert_eq!(case.access(USER_VIEW, Access::Fetch), GOOD);
+        let mut case = with(ENTRY, DATA | ALL | NO_EXECUTE);
+        case.cpu.core.system.efer &= !EFER_NXE;
+        // The bit is reserved, and fetches are not told from loads.
+        assert_eq!(case.access(USER_VIEW, Access::Read), Err(0xd));
+        assert_eq!(case.access(USER_VIEW, Access::Fetch), Err(0xd));
+    }
+
+    #[test]
+    fn entries_are_marked_as_used_and_written_only_when_they_are() {
+        let mut case = with(ENTRY, DATA | PRESENT | USER);
+        assert_eq!(case.access(USER_VIEW, Access::Write), Err(7));
+        assert_eq!(case.entry(ENTRY) & (ACCESSED | DIRTY), 0);
+        assert_eq!(case.access(USER_VIEW, Access::Read), GOOD);
+        assert_eq!(case.entry(ENTRY) & (ACCESSED | DIRTY), ACCESSED);
+        assert_eq!(case.entry(DIRECTORY) & (ACCESSED | DIRTY), ACCESSED);
+        let mut case = with(ENTRY, DATA | ALL);
+        assert_eq!(case.access(USER_VIEW, Access::Write), GOOD);
+        assert_eq!(case.entry(ENTRY) & (ACCESSED | DIRTY), ACCESSED | DIRTY);
+        assert_eq!(case.entry(DIRECTORY) & (ACCESSED | DIRTY), ACCESSED);
+    }
+
+    #[test]
+    fn large_pages_end_the_walk_and_have_their_own_reserved_bits() {
+        let mut case = with(DIRECTORY, ALL | LARGE);
+        assert_eq!(case.access(USER_VIEW, Access::Write), GOOD);
+        assert_eq!(case.entry(DIRECTORY) & (ACCESSED | DIRTY), ACCESSED | DIRTY);
+        for (at, bit, code) in [
+            (DIRECTORY, 12, None),
+            (DIRECTORY, 13, Some(9)),
+            (DIRECTORY, 20, Some(9)),
+            (0x2000, 29, Some(9)),
+            (0x2000, 12, None),
+        ] {
+            let found = with(at, ALL | LARGE | 1 << bit).access(SYSTEM_VIEW, Access::Read);
+            assert_eq!(found, code.map_or(GOOD, Err), "bit {bit} at {at:#x}");
+        }
+        assert_eq!(with(0x1000, 0x2000 | ALL | LARGE).access(SYSTEM_VIEW, Access::Read), Err(9));
+    }
 }

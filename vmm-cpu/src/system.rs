@@ -35,7 +35,6 @@ pub(crate) const CR4_TSD: u64 = 1 << 2;
 pub(crate) const CR4_DE: u64 = 1 << 3;
 pub(crate) const CR4_PSE: u64 = 1 << 4;
 pub(crate) const CR4_PAE: u64 = 1 << 5;
-pub(crate) const CR4_MCE: u64 = 1 << 6;
 pub(crate) const CR4_PGE: u64 = 1 << 7;
 pub(crate) const CR4_PCE: u64 = 1 << 8;
 pub(crate) const CR4_OSFXSR: u64 = 1 << 9;
@@ -47,7 +46,6 @@ pub(crate) const CR4_BITS: u64 = CR4_TSD
     | CR4_DE
     | CR4_PSE
     | CR4_PAE
-    | CR4_MCE
     | CR4_PGE
     | CR4_PCE
     | CR4_OSFXSR

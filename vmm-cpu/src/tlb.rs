@@ -9,11 +9,13 @@ pub(crate) struct Tlb {
     views: Box<[[Entry; ENTRIES]; 2]>,
     /// Which table accesses go by: 1 for user code (CPL 3).
     view: usize,
+    /// Pages of more than 4 KiB are here, in pieces.
+    large: bool,
 }
 
 impl Tlb {
     pub(crate) fn new() -> Self {
-        Self { views: Box::new([[Entry::EMPTY; ENTRIES]; 2]), view: 0 }
+        Self { views: Box::new([[Entry::EMPTY; ENTRIES]; 2]), view: 0, large: false }
     }
 
     /// From now on accesses are those of user code, or of the system.
@@ -37,13 +39,22 @@ impl Tlb {
         &mut self.views[self.view & 1][Self::index(linear)]
     }
 
+    /// A piece of a page of more than 4 KiB is about to be learned.
+    pub(crate) fn holds_large(&mut self) {
+        self.large = true;
+    }
+
     /// Forgets everything.
     pub(crate) fn flush(&mut self) {
+        self.large = false;
         self.views.as_flattened_mut().fill(Entry::EMPTY);
     }
 
-    /// Forgets the page of `linear`.
+    /// Forgets the page of `linear`, all of it (Intel SDM 3-4.10.4.1: however it was cut).
     pub(crate) fn flush_page(&mut self, linear: u64) {
+        if self.large {
+            return self.flush();
+        }
         for view in self.views.iter_mut() {
             let entry = &mut view[Self::index(linear)];
             if entry.holds(linear) {

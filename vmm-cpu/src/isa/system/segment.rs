@@ -1,0 +1,307 @@
+//! Segment registers: MOV, PUSH, POP, LSS, LFS, LGS; and what can be asked of a selector: LAR, LSL,
+//! VERR, VERW.
+
+use iced_x86::{Mnemonic, OpKind, Register};
+
+use crate::{
+    core::{Core, World},
+    decode::{Form, Lowering},
+    isa::{Done, sized},
+    op::{Exec, Op, Stop},
+    regs::{BASES, RSP},
+    segment::is_null,
+    state::Segment,
+    system::SS,
+    word::Word,
+};
+
+pub(super) fn lower(l: &mut Lowering<'_>) -> Option<()> {
+    match l.instruction.mnemonic() {
+        Mnemonic::Lar => ask(l, look_reg::<true>, look_mem::<true>),
+        Mnemonic::Lfs | Mnemonic::Lgs | Mnemonic::Lss => far_pointer(l),
+        Mnemonic::Lsl => ask(l, look_reg::<false>, look_mem::<false>),
+        Mnemonic::Mov => mov(l),
+        Mnemonic::Pop if is_segment(l, 0) => stack(l, true),
+        Mnemonic::Push if is_segment(l, 0) => stack(l, false),
+        Mnemonic::Verr => ask(l, verify_reg::<false>, verify_mem::<false>),
+        Mnemonic::Verw => ask(l, verify_reg::<true>, verify_mem::<true>),
+        _ => None,
+    }
+}
+
+fn is_segment(l: &Lowering<'_>, n: u32) -> bool {
+    let i = l.instruction;
+    i.op_kind(n) == OpKind::Register && i.op_register(n).is_segment_register()
+}
+
+fn mov(l: &mut Lowering<'_>) -> Option<()> {
+    let size = l.size(0);
+    if is_segment(l, 0) {
+        if l.instruction.op_register(0) == Register::CS {
+            return None;
+        }
+        let (mut op, form) = l.operands();
+        op.exec = if form == Form::RegMem { load_mem } else { load_reg };
+        l.push(op);
+    } else if is_segment(l, 1) {
+        let (mut op, form) = l.operands();
+        op.exec = match form {
+            Form::MemReg => store_mem,
+            _ => sized!(size, store_reg),
+        };
+        l.push(op);
+    } else {
+        return None;
+    }
+    Some(())
+}
+
+impl Core {
+    /// Loads the segment register that `field` names.
+    fn load_segment(&mut self, field: u8, selector: u16, world: &World<'_>) -> Done {
+        match field.wrapping_sub(BASES) {
+            SS => self.load_stack(selector, world),
+            number => self.load_data(number, selector, world),
+        }
+    }
+
+    fn selector(&self, field: u8) -> u16 {
+        self.segment(field.wrapping_sub(BASES)).selector
+    }
+}
+
+fn load_reg(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
+    core.load_segment(op.dst, core.reg(op.src), world)
+}
+
+fn load_mem(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
+    let selector = core.load(core.address(op), world)?;
+    core.load_segment(op.dst, selector, world)
+}
+
+fn store_reg<W: Word>(core: &mut Core, op: &Op, _: &World<'_>) -> Done {
+    core.set_reg(op.dst, W::of(core.selector(op.src).into()));
+    Ok(())
+}
+
+fn store_mem(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
+    core.store(core.address(op), core.selector(op.src), world)
+}
+
+/// PUSH and POP of FS and GS; no other is in 64-bit mode.
+fn stack(l: &mut Lowering<'_>, pop: bool) -> Option<()> {
+    let short = l.instruction.stack_pointer_increment().unsigned_abs() == 2;
+    let mut op = l.operands().0;
+    op.scale |= Op::STACK;
+    op.exec = match (pop, short) {
+        (true, true) => pop_segment::<u16>,
+        (true, false) => pop_segment::<u64>,
+        (false, true) => push_segment::<u16>,
+        (false, false) => push_segment::<u64>,
+    };
+    l.push(op);
+    Some(())
+}
+
+fn push_segment<W: Word>(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
+    core.push(W::of(core.selector(op.dst).into()), world)
+}
+
+fn pop_segment<W: Word>(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
+    let top = core.regs[RSP];
+    let selector = core.load::<W>(top, world)?.zext() as u16;
+    core.load_segment(op.dst, selector, world)?;
+    core.regs[RSP] = top.wrapping_add(W::BYTES);
+    Ok(())
+}
+
+fn far_pointer(l: &mut Lowering<'_>) -> Option<()> {
+    let size = l.size(0);
+    let segment = match l.instruction.mnemonic() {
+        Mnemonic::Lfs => crate::system::FS,
+        Mnemonic::Lgs => crate::system::GS,
+        _ => SS,
+    };
+    let mut op = l.operands().0;
+    op.src = BASES + segment;
+    op.exec = sized!(size, load_far);
+    l.push(op);
+    Some(())
+}
+
+fn load_far<W: Word>(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
+    let at = core.address(op);
+    let offset = core.load::<W>(at, world)?;
+    let selector = core.load(at.wrapping_add(W::BYTES), world)?;
+    core.load_segment(op.src, selector, world)?;
+    core.set_reg(op.dst, offset);
+    Ok(())
+}
+
+/// An instruction whose last operand is a selector to be asked about.
+fn ask(l: &mut Lowering<'_>, reg: Exec, mem: Exec) -> Option<()> {
+    let (mut op, form) = l.operands();
+    // The width of what LAR and LSL answer.
+    op.imm = l.size(0) as u64;
+    op.exec = if matches!(form, Form::Mem | Form::RegMem) { mem } else { reg };
+    l.push(op);
+    Some(())
+}
+
+/// Which system segments LAR, and LSL, speak of (Intel SDM 2, tables 3-53 and 3-57).
+fn has_answer(kind: u8, rights: bool) -> bool {
+    matches!(kind, 2 | 9 | 11) || rights && kind == 12
+}
+
+/// The segment that a selector names, if there is one that this level may know of.
+fn visible(core: &mut Core, selector: u16, world: &World<'_>) -> Result<Option<Segment>, Stop> {
+    if is_null(selector) {
+        return Ok(None);
+    }
+    if core.descriptor_at(selector, 8).is_err() {
+        core.fault = None;
+        return Ok(None);
+    }
+    let segment = core.describe(selector, world)?;
+    let level = core.system.cpl.max(selector as u8 & 3);
+    let visible = segment.is_conforming() || segment.dpl() >= level;
+    Ok(visible.then_some(segment))
+}
+
+fn look_reg<const RIGHTS: bool>(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
+    look::<RIGHTS>(core, op, core.reg(op.src), world)
+}
+
+fn look_mem<const RIGHTS: bool>(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
+    let selector = core.load(core.address(op), world)?;
+    look::<RIGHTS>(core, op, selector, world)
+}
+
+/// LAR and LSL: ZF says whether there is an answer.
+fn look<const RIGHTS: bool>(core: &mut Core, op: &Op, selector: u16, world: &World<'_>) -> Done {
+    let segment = visible(core, selector, world)?
+        .filter(|segment| segment.system_type().is_none_or(|kind| has_answer(kind, RIGHTS)));
+    core.set_zf(segment.is_some());
+    if let Some(segment) = segment {
+        let answer = if RIGHTS { segment.rights << 8 } else { segment.limit };
+        match op.imm {
+            2 => core.set_reg(op.dst, answer as u16),
+            _ => core.set_reg(op.dst, answer),
+        }
+    }
+    Ok(())
+}
+
+fn verify_reg<const WRITE: bool>(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
+    verify::<WRITE>(core, core.reg(op.dst), world)
+}
+
+fn verify_mem<const WRITE: bool>(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
+    let selector = core.load(core.address(op), world)?;
+    verify::<WRITE>(core, selector, world)
+}
+
+fn verify<const WRITE: bool>(core: &mut Core, selector: u16, world: &World<'_>) -> Done {
+    let segment = visible(core, selector, world)?;
+    let may = |segment: Segment| {
+        if WRITE { segment.is_writable() } else { segment.is_readable() }
+    };
+    core.set_zf(segment.is_some_and(may));
+    Ok(())
+}
+
+impl Core {
+    /// Sets ZF alone.
+    fn set_zf(&mut self, zf: bool) {
+        let flags = self.flags.image() & !crate::flags::ZF;
+        self.flags.set(flags | if zf { crate::flags::ZF } else { 0 });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{
+        Exit,
+        flags::ZF,
+        regs::{RAX, RBX},
+        testing::{
+            CODE, CODE_0, DATA_0, DATA_3, HANDLERS, Nobody, TASK, machine, program, stack, system,
+        },
+    };
+
+    /// Executes `code` and HLT with a selector in AX; RIP after it.
+    fn run(code: &[u8], selector: u16, cpl: u8) -> (crate::Cpu, crate::Flat) {
+        let (mut cpu, ram) = machine(code);
+        system(&mut cpu, &ram);
+        if cpl == 3 {
+            program(&mut cpu);
+        }
+        cpu.core.regs[RAX] = u64::from(selector);
+        cpu.step(&ram, &Nobody);
+        (cpu, ram)
+    }
+
+    const TO_FS: &[u8] = &[0x8e, 0xe0];
+    const TO_SS: &[u8] = &[0x8e, 0xd0];
+
+    #[test]
+    fn data_segments_are_loaded_if_the_level_allows() {
+        for (code, selector, cpl, fault) in [
+            (TO_FS, DATA_0, 0, None),
+            (TO_FS, 0, 3, None),
+            (TO_FS, DATA_3, 3, None),
+            (TO_FS, CODE_0, 0, None),
+            (TO_FS, DATA_0, 3, Some((13, DATA_0))),
+            (TO_FS, TASK, 0, Some((13, TASK))),
+            (TO_FS, 0x48, 0, Some((13, 0x48))),
+            (TO_FS, 0x0c, 0, Some((13, 0x0c))),
+            (TO_SS, DATA_0, 0, None),
+            (TO_SS, 0, 0, None),
+            (TO_SS, 0, 3, Some((13, 0))),
+            (TO_SS, CODE_0, 0, Some((13, CODE_0))),
+            (TO_SS, DATA_3, 0, Some((13, DATA_3 & !3))),
+        ] {
+            let (cpu, ram) = run(code, selector, cpl);
+            let Some((vector, error)) = fault else {
+                assert_eq!(cpu.registers().rip, CODE + 2, "{selector:#x} at {cpl}");
+                continue;
+            };
+            assert_eq!(cpu.registers().rip, HANDLERS + vector * 16, "{selector:#x} at {cpl}");
+            assert_eq!(stack(&cpu, &ram), [u64::from(error), CODE]);
+        }
+    }
+
+    #[test]
+    fn selectors_are_judged_without_a_fault() {
+        let (lar, lsl) = ([0x0f, 0x02, 0xd8], [0x0f, 0x03, 0xd8]);
+        let (verr, verw) = ([0x0f, 0x00, 0xe0], [0x0f, 0x00, 0xe8]);
+        for (code, selector, answer) in [
+            (&lar, CODE_0, Some(0xa0_9b00)),
+            (&lar, TASK, Some(0x8900)),
+            (&lar, 0x38, None),
+            (&lar, 0, None),
+            (&lsl, CODE_0, Some(0xffff_ffff)),
+            (&lsl, TASK, Some(0x67)),
+            (&verr, CODE_0, Some(0)),
+            (&verw, CODE_0, None),
+            (&verw, DATA_0, Some(0)),
+            (&verw, DATA_0 | 3, None),
+        ] {
+            let (cpu, _) = run(code, selector, 0);
+            assert_eq!(cpu.registers().rip, CODE + 3);
+            assert_eq!(cpu.registers().rflags & ZF != 0, answer.is_some(), "{selector:#x}");
+            assert_eq!(cpu.core.regs[RBX], answer.unwrap_or(0), "{code:x?} {selector:#x}");
+        }
+    }
+
+    #[test]
+    fn fs_goes_over_the_stack() {
+        // push fs; pop gs; hlt
+        let (mut cpu, ram) = machine(&[0x0f, 0xa0, 0x0f, 0xa9, 0xf4]);
+        system(&mut cpu, &ram);
+        let before = cpu.registers().general[4];
+        assert_eq!(cpu.run(&ram, &Nobody), Exit::Halted);
+        assert_eq!((cpu.registers().rip, cpu.registers().general[4]), (CODE + 5, before));
+        assert_eq!(cpu.state().segments[5].selector, DATA_0);
+    }
+}

@@ -1,0 +1,196 @@
+//! Descriptor tables and the task register: LGDT, SGDT, LIDT, SIDT, LLDT, SLDT, LTR, STR.
+
+use iced_x86::Mnemonic;
+
+use crate::{
+    core::{Core, World},
+    decode::{Form, Lowering},
+    isa::Done,
+    op::{Exec, Op, Stop},
+    paging::is_canonical,
+    segment::{error_code, is_null},
+    state::{Segment, Table},
+};
+
+/// Types of system segments (Intel SDM 3, table 3-2).
+const LDT: u8 = 2;
+const TSS: u8 = 9;
+/// In the low word of a descriptor: its task is running.
+const BUSY: u64 = 1 << 41;
+
+pub(super) fn lower(l: &mut Lowering<'_>) -> Option<()> {
+    let exec = match l.instruction.mnemonic() {
+        Mnemonic::Lgdt => load::<false> as Exec,
+        Mnemonic::Lidt => load::<true>,
+        Mnemonic::Sgdt => store::<false>,
+        Mnemonic::Sidt => store::<true>,
+        Mnemonic::Lldt => return with_selector(l, local_reg, local_mem),
+        Mnemonic::Ltr => return with_selector(l, task_reg, task_mem),
+        Mnemonic::Sldt => return store_selector::<false>(l),
+        Mnemonic::Str => return store_selector::<true>(l),
+        _ => return None,
+    };
+    let op = Op { exec, ..l.operands().0 };
+    l.push(op);
+    Some(())
+}
+
+fn load<const INTERRUPTS: bool>(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
+    core.privileged()?;
+    let at = core.address(op);
+    let limit = core.load(at, world)?;
+    let base = core.load(at.wrapping_add(2), world)?;
+    if !is_canonical(base) {
+        return Err(core.general_protection(0));
+    }
+    let table = if INTERRUPTS { &mut core.system.idtr } else { &mut core.system.gdtr };
+    *table = Table { base, limit };
+    Ok(())
+}
+
+fn store<const INTERRUPTS: bool>(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
+    let Table { base, limit } = if INTERRUPTS { core.system.idtr } else { core.system.gdtr };
+    let at = core.address(op);
+    core.probe_write(at, 10, world)?;
+    core.store(at, limit, world)?;
+    core.store(at.wrapping_add(2), base, world)
+}
+
+/// An operation whose operand is a selector.
+fn with_selector(l: &mut Lowering<'_>, reg: Exec, mem: Exec) -> Option<()> {
+    let (mut op, form) = l.operands();
+    op.exec = if form == Form::Mem { mem } else { reg };
+    l.push(op);
+    Some(())
+}
+
+fn local_reg(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
+    core.privileged()?;
+    load_local(core, core.reg(op.dst), world)
+}
+
+fn local_mem(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
+    core.privileged()?;
+    let selector = core.load(core.address(op), world)?;
+    load_local(core, selector, world)
+}
+
+fn load_local(core: &mut Core, selector: u16, world: &World<'_>) -> Done {
+    if is_null(selector) {
+        core.system.ldtr = Segment { selector, ..Segment::null() };
+        return Ok(());
+    }
+    core.system.ldtr = system_segment(core, selector, LDT, world)?.0;
+    Ok(())
+}
+
+fn task_reg(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
+    core.privileged()?;
+    load_task(core, core.reg(op.dst), world)
+}
+
+fn task_mem(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
+    core.privileged()?;
+    let selector = core.load(core.address(op), world)?;
+    load_task(core, selector, world)
+}
+
+fn load_task(core: &mut Core, selector: u16, world: &World<'_>) -> Done {
+    if is_null(selector) {
+        return Err(core.general_protection(0));
+    }
+    let (mut task, at) = system_segment(core, selector, TSS, world)?;
+    core.as_system(|core| core.update_locked::<u64>(at, world, |low| low | BUSY))?;
+    task.rights |= 2;
+    core.system.tr = task;
+    Ok(())
+}
+
+/// The system segment of this type that `selector` names in the GDT, and its descriptor's address:
+/// 16 bytes in long mode (Intel SDM 3, figure 7-4).
+fn system_segment(
+    core: &mut Core,
+    selector: u16,
+    kind: u8,
+    world: &World<'_>,
+) -> Result<(Segment, u64), Stop> {
+    if selector & 4 != 0 {
+        return Err(core.general_protection(error_code(selector)));
+    }
+    let at = core.descriptor_at(selector, 16)?;
+    let [low, high] = core.as_system(|core| core.load_table(at, world))?;
+    let mut segment = Segment::described(selector, low);
+    segment.base |= high << 32;
+    let no_type = high >> 40 & 31 == 0;
+    if segment.system_type() != Some(kind) || !no_type || !is_canonical(segment.base) {
+        return Err(core.general_protection(error_code(selector)));
+    }
+    if !segment.is_present() {
+        return Err(core.not_present(selector));
+    }
+    Ok((segment, at))
+}
+
+/// SLDT and STR: 16 bits in memory, zero-extended in a register of 32 or 64.
+fn store_selector<const TASK: bool>(l: &mut Lowering<'_>) -> Option<()> {
+    let size = l.size(0);
+    let (mut op, form) = l.operands();
+    op.exec = match (form, size) {
+        (Form::Mem, _) => |core, op, w| core.store(core.address(op), selector::<TASK>(core), w),
+        (_, 2) => |core, op, _| {
+            core.set_reg(op.dst, selector::<TASK>(core));
+            Ok(())
+        },
+        _ => |core, op, _| {
+            core.regs[op.dst] = u64::from(selector::<TASK>(core));
+            Ok(())
+        },
+    };
+    l.push(op);
+    Some(())
+}
+
+fn selector<const TASK: bool>(core: &Core) -> u16 {
+    if TASK { core.system.tr.selector } else { core.system.ldtr.selector }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{
+        Exit, Table,
+        regs::RAX,
+        testing::{DATA, GDT, HANDLERS, Nobody, TASK, TSS, machine, stack, system},
+    };
+
+    #[test]
+    fn tables_are_loaded_and_stored() {
+        // lgdt [DATA]; sgdt [DATA + 16]; hlt
+        let code =
+            [0x0f, 0x01, 0x14, 0x25, 0, 0, 3, 0, 0x0f, 0x01, 0x04, 0x25, 0x10, 0, 3, 0, 0xf4];
+        let (mut cpu, ram) = machine(&code);
+        let bytes = [0x34, 0x12, 0xf0, 0xde, 0xbc, 0x9a, 0x78, 0x06, 0, 0];
+        ram.write(DATA, &bytes);
+        assert_eq!(cpu.run(&ram, &Nobody), Exit::Halted);
+        assert_eq!(cpu.state().gdtr, Table { base: 0x0678_9abc_def0, limit: 0x1234 });
+        let mut stored = [0; 10];
+        ram.read(DATA + 16, &mut stored);
+        assert_eq!(stored, bytes);
+    }
+
+    #[test]
+    fn ltr_makes_its_task_busy_and_takes_no_busy_one() {
+        // ltr ax; ltr ax
+        let (mut cpu, ram) = machine(&[0x0f, 0x00, 0xd8, 0x0f, 0x00, 0xd8]);
+        system(&mut cpu, &ram);
+        cpu.core.regs[RAX] = u64::from(TASK);
+        cpu.core.system.tr = crate::Segment::null();
+        assert_eq!(cpu.run(&ram, &Nobody), Exit::Halted);
+        assert_eq!(cpu.registers().rip, HANDLERS + 13 * 16 + 1);
+        assert_eq!(stack::<1>(&cpu, &ram), [u64::from(TASK)]);
+        let task = cpu.state().tr;
+        assert_eq!((task.base, task.limit, task.rights), (TSS, 0x67, 0x8b));
+        let mut kind = [0];
+        ram.read(GDT + u64::from(TASK) + 5, &mut kind);
+        assert_eq!(kind, [0x8b]);
+    }
+}
