@@ -365,7 +365,7 @@ impl Core {
 /// The sum of an operation's base, scaled index and displacement.
 #[inline(always)]
 pub(crate) fn address(regs: &Regs, op: &Op) -> u64 {
-    regs[op.base].wrapping_add(regs[op.index] << (op.scale & 3)).wrapping_add(op.disp as i64 as u64)
+    regs[op.base].wrapping_add(regs[op.index] << (op.scale & 3)).wrapping_add_signed(op.disp.into())
 }
 
 /// How many bytes a device is asked for at once: 8, 4, 2 or 1.

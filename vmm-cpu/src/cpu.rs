@@ -241,7 +241,7 @@ impl Cpu {
             Some(run) => &code.ops[run.first as usize..][..usize::from(run.count)],
             None => &decoder.ops,
         };
-        let Some(&first) = ops.first() else { return None };
+        let &first = ops.first()?;
         core.careful = true;
         core.rip = core.regs[PAGE].wrapping_add(first.next());
         let mut own = ops.iter().take_while(|op| op.ordinal == first.ordinal);
@@ -363,7 +363,6 @@ impl Cpu {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::testing::{Nobody, machine};
 
     #[test]

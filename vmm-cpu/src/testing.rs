@@ -44,7 +44,7 @@ pub(crate) fn machine(code: &[u8]) -> (Cpu, Flat) {
         ram.write(at, &entry.to_le_bytes());
     }
     for page in 0..PAGES as u64 {
-        ram.write(0x4000 + page * 8, &(page * PAGE_SIZE | 7).to_le_bytes());
+        ram.write(0x4000 + page * 8, &((page * PAGE_SIZE) | 7).to_le_bytes());
     }
     ram.write(CODE, code);
     let mut cpu = Cpu::new(Arc::new(CodeMap::new()));

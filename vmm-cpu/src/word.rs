@@ -74,7 +74,7 @@ macro_rules! word {
 
             #[inline(always)]
             fn sext(self) -> u64 {
-                self as $signed as i64 as u64
+                i64::from(self as $signed).cast_unsigned()
             }
 
             #[inline(always)]
