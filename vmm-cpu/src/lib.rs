@@ -17,6 +17,7 @@ mod cpuid;
 mod decode;
 mod exception;
 mod flags;
+mod fp;
 mod io;
 mod isa;
 mod msr;

@@ -55,7 +55,7 @@ super::functions! {
     Pminud(a, b, _) u32::zip(a, b, u32::min);
     Pminuw(a, b, _) u16::zip(a, b, u16::min);
     Pmuldq(a, b, _) i64::zip(a, b, |a, b| i64::from(a as i32) * i64::from(b as i32));
-    Pmulhrsw(a, b, _) i16::zip(a, b, |a, b| rounded(a, b));
+    Pmulhrsw(a, b, _) i16::zip(a, b, rounded);
     Pmulhuw(a, b, _) u16::zip(a, b, |a, b| ((u32::from(a) * u32::from(b)) >> 16) as u16);
     Pmulhw(a, b, _) i16::zip(a, b, |a, b| ((i32::from(a) * i32::from(b)) >> 16) as i16);
     Pmulld(a, b, _) u32::zip(a, b, u32::wrapping_mul);

@@ -5,10 +5,13 @@
 //! else is brought into [`OPERAND`] by an operation before, and a result that belongs elsewhere
 //! goes through [`RESULT`] to an operation behind.
 
+mod float;
 mod integer;
 mod moves;
+mod select;
 mod shift;
 mod shuffle;
+mod string;
 
 use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 
@@ -64,8 +67,7 @@ pub(super) fn lower(l: &mut Lowering<'_>) -> Option<()> {
     if i.is_string_instruction() || uses(i, Register::is_mm) {
         return None;
     }
-    let is_control = matches!(i.mnemonic(), Mnemonic::Ldmxcsr | Mnemonic::Stmxcsr);
-    if !uses(i, Register::is_xmm) && !is_control {
+    if !uses(i, Register::is_xmm) && !is_implied(i.mnemonic()) {
         return if i.mnemonic() == Mnemonic::Movnti { moves::lower(l) } else { None };
     }
     if let Some(fault) = closed(l.mode) {
@@ -76,10 +78,30 @@ pub(super) fn lower(l: &mut Lowering<'_>) -> Option<()> {
         return Some(());
     }
     let mnemonic = i.mnemonic();
-    let exec =
-        integer::exec(mnemonic).or_else(|| shift::exec(i)).or_else(|| shuffle::exec(mnemonic))?;
-    staged(l, |l, op| l.push_pure(Op { exec, ..op }, exec));
+    if let Some(exec) = float::exec(i).or_else(|| float::comparison(mnemonic)) {
+        staged(l, |l, op| l.push(Op { exec, ..op }));
+        return Some(());
+    }
+    let plain = integer::exec(mnemonic)
+        .or_else(|| shift::exec(i))
+        .or_else(|| shuffle::exec(mnemonic))
+        .or_else(|| string::exec(i));
+    let [exec, lean] = plain.map(|exec| [exec; 2]).or_else(|| select::exec(mnemonic))?;
+    staged(l, |l, op| l.push_pure(Op { exec, ..op }, lean));
     Some(())
+}
+
+/// The instructions of SSE that need not name a vector register.
+fn is_implied(mnemonic: Mnemonic) -> bool {
+    matches!(
+        mnemonic,
+        Mnemonic::Cvtsd2si
+            | Mnemonic::Cvtss2si
+            | Mnemonic::Cvttsd2si
+            | Mnemonic::Cvttss2si
+            | Mnemonic::Ldmxcsr
+            | Mnemonic::Stmxcsr
+    )
 }
 
 /// Whether some operand is such a register.
@@ -117,9 +139,9 @@ fn staged(l: &mut Lowering<'_>, push: impl FnOnce(&mut Lowering<'_>, Op)) {
     if let Some(exec) = source {
         let before = Op { exec, dst: OPERAND, ..op };
         if kind(1) == OpKind::Memory {
-            l.push(before)
+            l.push(before);
         } else {
-            l.push_pure(before, exec)
+            l.push_pure(before, exec);
         }
         op.src = OPERAND;
         if i.mnemonic() == Mnemonic::Insertps && kind(1) == OpKind::Memory {
@@ -145,7 +167,12 @@ fn staged(l: &mut Lowering<'_>, push: impl FnOnce(&mut Lowering<'_>, Op)) {
 fn loads(i: &Instruction) -> Exec {
     let unaligned = matches!(
         i.mnemonic(),
-        Mnemonic::Pcmpestri | Mnemonic::Pcmpestrm | Mnemonic::Pcmpistri | Mnemonic::Pcmpistrm
+        Mnemonic::Pcmpestri
+            | Mnemonic::Pcmpestri64
+            | Mnemonic::Pcmpestrm
+            | Mnemonic::Pcmpestrm64
+            | Mnemonic::Pcmpistri
+            | Mnemonic::Pcmpistrm
     );
     match i.memory_size().size() {
         1 => load::<u8, false>,
@@ -154,5 +181,113 @@ fn loads(i: &Instruction) -> Exec {
         8 => load::<u64, false>,
         _ if unaligned => load::<u128, false>,
         _ => load::<u128, true>,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use iced_x86::code_asm::*;
+
+    use crate::{
+        Cpu, Flat,
+        fp::{MASKS, flag},
+        system::{CR0_EM, CR0_TS},
+        testing::{CODE, DATA, HANDLERS, Nobody, machine, stack, system},
+        vector::Vector,
+    };
+
+    /// Executes one instruction on a machine that `prepare` has changed.
+    fn step(
+        write: impl FnOnce(&mut CodeAssembler) -> Result<(), iced_x86::IcedError>,
+        prepare: impl FnOnce(&mut Cpu),
+    ) -> (Cpu, Flat) {
+        let mut assembler = CodeAssembler::new(64).unwrap();
+        write(&mut assembler).unwrap();
+        let (mut cpu, ram) = machine(&assembler.assemble(CODE).unwrap());
+        system(&mut cpu, &ram);
+        cpu.core.regs[3] = DATA;
+        prepare(&mut cpu);
+        cpu.step(&ram, &Nobody);
+        (cpu, ram)
+    }
+
+    /// The exception that has just been delivered.
+    fn vector(cpu: &Cpu) -> Option<u64> {
+        cpu.core.rip.checked_sub(HANDLERS).map(|at| at / 16).filter(|vector| *vector < 32)
+    }
+
+    #[test]
+    fn operands_of_16_bytes_are_aligned_or_general_protection() {
+        let (cpu, ram) = step(|a| a.paddb(xmm0, xmmword_ptr(rbx + 8)), |_| {});
+        assert_eq!(vector(&cpu), Some(13));
+        assert_eq!(stack::<2>(&cpu, &ram), [0, CODE]);
+        assert_eq!(vector(&step(|a| a.movups(xmm0, xmmword_ptr(rbx + 8)), |_| {}).0), None);
+        assert_eq!(vector(&step(|a| a.movaps(xmmword_ptr(rbx + 8), xmm0), |_| {}).0), Some(13));
+    }
+
+    #[test]
+    fn the_system_can_keep_sse_closed() {
+        let closed = |change: fn(&mut Cpu)| {
+            let (cpu, _) = step(
+                |a| a.xorps(xmm0, xmm0),
+                |cpu| {
+                    change(cpu);
+                    cpu.core.refresh_mode();
+                },
+            );
+            vector(&cpu)
+        };
+        assert_eq!(closed(|_| {}), None);
+        assert_eq!(closed(|cpu| cpu.core.system.cr0 |= CR0_TS), Some(7));
+        assert_eq!(closed(|cpu| cpu.core.system.cr0 |= CR0_EM | CR0_TS), Some(6));
+        assert_eq!(closed(|cpu| cpu.core.system.cr4 = 1 << 5), Some(6));
+    }
+
+    #[test]
+    fn an_unmasked_exception_leaves_the_result_alone() {
+        let one = Vector::of(1f64.to_bits());
+        let divide = |unmasked: u32| {
+            step(
+                |a| a.divsd(xmm0, xmm1),
+                |cpu| {
+                    cpu.core.vectors.mxcsr &= !(unmasked << MASKS);
+                    cpu.core.vectors[0] = one;
+                },
+            )
+            .0
+        };
+        let cpu = divide(flag::ZE);
+        assert_eq!(vector(&cpu), Some(19));
+        assert_eq!(cpu.core.vectors[0], one);
+        assert_eq!(cpu.core.vectors.mxcsr & flag::ALL, flag::ZE);
+        let cpu = divide(flag::IE);
+        assert_eq!(vector(&cpu), None);
+        assert_eq!(cpu.core.vectors[0], Vector::of(f64::INFINITY.to_bits()));
+    }
+
+    #[test]
+    fn reserved_bits_of_mxcsr_are_general_protection() {
+        let (mut cpu, ram) = step(|a| a.ldmxcsr(dword_ptr(rbx)), |_| {});
+        assert_eq!(vector(&cpu), None);
+        assert_eq!(cpu.core.vectors.mxcsr, 0);
+        ram.write(DATA, &0x1_0000_u32.to_le_bytes());
+        cpu.core.rip = CODE;
+        cpu.step(&ram, &Nobody);
+        assert_eq!(vector(&cpu), Some(13));
+    }
+
+    #[test]
+    fn a_masked_store_touches_only_what_is_chosen() {
+        let (_, ram) = step(
+            |a| a.maskmovdqu(xmm0, xmm1),
+            |cpu| {
+                cpu.core.regs[7] = DATA;
+                cpu.core.vectors[0] = Vector::of(0x4433_2211_u32);
+                cpu.core.vectors[1] = Vector::of(0x80_ff_7f_00_u32);
+            },
+        );
+        let mut bytes = [0; 4];
+        ram.read(DATA, &mut bytes);
+        assert_eq!(bytes, [0, 0, 0x33, 0x44]);
     }
 }

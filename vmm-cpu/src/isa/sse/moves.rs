@@ -1,12 +1,13 @@
 //! What brings vectors from one place to another: memory, general-purpose registers, each other.
 
-use iced_x86::{Mnemonic, OpKind};
+use iced_x86::{Mnemonic, OpKind, Register};
 
 use super::{Done, sized};
 use crate::{
     core::{Core, World},
-    decode::{Form, Lowering},
-    op::{Exec, Op},
+    decode::{Form, Lowering, field_of},
+    op::{Exec, Op, Stop},
+    regs::{FS_BASE, GS_BASE, NONE, RDI},
     vector::{Lane, Vector},
     word::{Datum, Word},
 };
@@ -50,10 +51,9 @@ fn whole(l: &mut Lowering<'_>, load: Exec, store: Exec) -> Option<()> {
 /// MOVD, MOVQ.
 fn scalar(l: &mut Lowering<'_>) -> Option<()> {
     let i = l.instruction;
-    let is = |n, what: fn(iced_x86::Register) -> bool| {
-        i.op_kind(n) == OpKind::Register && what(i.op_register(n))
-    };
-    if is(0, iced_x86::Register::is_mm) || is(1, iced_x86::Register::is_mm) {
+    let is =
+        |n, what: fn(Register) -> bool| i.op_kind(n) == OpKind::Register && what(i.op_register(n));
+    if is(0, Register::is_mm) || is(1, Register::is_mm) {
         return None;
     }
     let size = l.size(0).min(l.size(1));
@@ -63,8 +63,8 @@ fn scalar(l: &mut Lowering<'_>) -> Option<()> {
         Form::RegMem => load::<u64, false>,
         Form::MemReg if size == 4 => store::<u32, false>,
         Form::MemReg => store::<u64, false>,
-        _ if is(0, iced_x86::Register::is_gpr) => sized!(size, to_register),
-        _ if is(1, iced_x86::Register::is_gpr) => sized!(size, from_register),
+        _ if is(0, Register::is_gpr) => sized!(size, to_register),
+        _ if is(1, Register::is_gpr) => sized!(size, from_register),
         _ => copy_low,
     };
     match form {
@@ -109,7 +109,7 @@ pub(super) fn store<D: Datum, const ALIGNED: bool>(
 impl Core {
     /// The address of the memory operand, which has to be a multiple of 16 if `ALIGNED`.
     #[inline(always)]
-    fn aligned<const ALIGNED: bool>(&mut self, op: &Op) -> Result<u64, crate::op::Stop> {
+    fn aligned<const ALIGNED: bool>(&mut self, op: &Op) -> Result<u64, Stop> {
         let at = self.address(op);
         if ALIGNED && !at.is_multiple_of(16) {
             return Err(self.general_protection(0));
@@ -151,10 +151,17 @@ pub(super) fn to_register<W: Word>(core: &mut Core, op: &Op, _: &World<'_>) -> D
 /// MASKMOVDQU: bytes of the first vector where the second's have their sign set, to where RDI says.
 fn masked(l: &mut Lowering<'_>) -> Option<()> {
     let i = l.instruction;
+    if i.op_kind(0) != OpKind::MemorySegRDI {
+        return None;
+    }
     let mut op = l.bare(store_masked);
-    l.address(&mut op);
-    (op.dst, op.src) =
-        (crate::decode::field_of(i.op_register(1)), crate::decode::field_of(i.op_register(2)));
+    (op.dst, op.src) = (field_of(i.op_register(1)), field_of(i.op_register(2)));
+    op.base = RDI;
+    op.index = match i.memory_segment() {
+        Register::FS => FS_BASE,
+        Register::GS => GS_BASE,
+        _ => NONE,
+    };
     l.push(op);
     Some(())
 }

@@ -1,0 +1,104 @@
+//! Floating-point arithmetic as the processor has it: rounding, flags and NaNs to the bit.
+
+mod compare;
+mod host;
+
+pub(crate) use self::{
+    compare::{Bits, Relation, compare, extreme, lanes},
+    host::Host as Here,
+};
+use crate::vector::Vector;
+
+/// The flags of MXCSR (Intel SDM 1-10.2.3); the masks of their exceptions lie [`MASKS`] higher.
+pub(crate) mod flag {
+    /// Invalid operation.
+    pub(crate) const IE: u32 = 1 << 0;
+    /// A denormal operand.
+    pub(crate) const DE: u32 = 1 << 1;
+    /// Division by zero.
+    pub(crate) const ZE: u32 = 1 << 2;
+    /// Overflow.
+    pub(crate) const OE: u32 = 1 << 3;
+    /// Underflow.
+    pub(crate) const UE: u32 = 1 << 4;
+    /// An inexact result.
+    pub(crate) const PE: u32 = 1 << 5;
+    /// All of them.
+    pub(crate) const ALL: u32 = 0x3f;
+}
+
+/// MXCSR.DAZ: denormal operands are zeros.
+pub(crate) const DAZ: u32 = 1 << 6;
+/// By how many bits the masks lie above the flags.
+pub(crate) const MASKS: u32 = 7;
+/// MXCSR.RC and where it is: how results are rounded.
+pub(crate) const ROUNDING: u32 = 3 << ROUNDING_AT;
+pub(crate) const ROUNDING_AT: u32 = 13;
+/// MXCSR.FTZ: denormal results are zeros.
+pub(crate) const FTZ: u32 = 1 << 15;
+
+/// An operation of the SSE unit, in the manner of the instruction of that name: scalar ones leave
+/// the upper part of the first operand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sse {
+    AddPd,
+    AddPs,
+    AddSd,
+    AddSs,
+    CvtDq2Ps,
+    CvtPd2Dq,
+    CvtPd2Ps,
+    CvtPs2Dq,
+    CvtPs2Pd,
+    /// To 32 bits.
+    CvtSd2Si,
+    /// To 64 bits.
+    CvtSd2SiQ,
+    CvtSd2Ss,
+    /// From 64 bits.
+    CvtSi2SdQ,
+    /// From 32 bits.
+    CvtSi2Ss,
+    /// From 64 bits.
+    CvtSi2SsQ,
+    CvtSs2Sd,
+    CvtSs2Si,
+    CvtSs2SiQ,
+    CvttPd2Dq,
+    CvttPs2Dq,
+    CvttSd2Si,
+    CvttSd2SiQ,
+    CvttSs2Si,
+    CvttSs2SiQ,
+    DivPd,
+    DivPs,
+    DivSd,
+    DivSs,
+    MulPd,
+    MulPs,
+    MulSd,
+    MulSs,
+    RcpPs,
+    RcpSs,
+    RoundPd,
+    RoundPs,
+    RoundSd,
+    RoundSs,
+    RsqrtPs,
+    RsqrtSs,
+    SqrtPd,
+    SqrtPs,
+    SqrtSd,
+    SqrtSs,
+    SubPd,
+    SubPs,
+    SubSd,
+    SubSs,
+}
+
+/// Something that computes.
+pub(crate) trait Unit {
+    /// The result under MXCSR's rounding, DAZ and FTZ with all exceptions masked, and the flags
+    /// that were raised.
+    fn sse(op: Sse, a: Vector, b: Vector, mxcsr: u32) -> (Vector, u32);
+}

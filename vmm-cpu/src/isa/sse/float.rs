@@ -1,0 +1,263 @@
+//! Floating-point arithmetic, comparison and conversion.
+
+use iced_x86::{Code, Instruction, Mnemonic, OpKind};
+
+use super::Done;
+use crate::{
+    core::{Core, World},
+    exception::{Exception, Vector as Number},
+    fp::{
+        Bits, Here, MASKS, ROUNDING, ROUNDING_AT, Relation, Sse, Unit, compare, extreme, flag,
+        lanes,
+    },
+    op::{Exec, Op, Stop},
+    system::CR4_OSXMMEXCPT,
+    vector::{Lane, Vector},
+};
+
+/// A function of two vectors, an immediate and MXCSR, and the flags that it raises.
+trait Arithmetic: 'static {
+    fn apply(a: Vector, b: Vector, imm: u8, mxcsr: u32) -> (Vector, u32);
+}
+
+fn apply<A: Arithmetic>(core: &mut Core, op: &Op, _: &World<'_>) -> Done {
+    let (a, b) = (core.vectors[op.dst], core.vectors[op.src]);
+    let (result, raised) = A::apply(a, b, op.imm as u8, core.vectors.mxcsr);
+    core.settle(raised)?;
+    core.vectors[op.dst] = result;
+    Ok(())
+}
+
+impl Core {
+    /// Notes the flags that an operation has raised; #XM if one of them is not masked.
+    #[inline(always)]
+    fn settle(&mut self, raised: u32) -> Result<(), Stop> {
+        let mxcsr = self.vectors.mxcsr;
+        if raised & !(mxcsr >> MASKS) != 0 {
+            return Err(self.unmasked(raised));
+        }
+        self.vectors.mxcsr = mxcsr | raised;
+        Ok(())
+    }
+
+    #[cold]
+    fn unmasked(&mut self, raised: u32) -> Stop {
+        // What is wrong with operands comes before there is a result (Intel SDM 1-11.5.2).
+        const OPERANDS: u32 = flag::IE | flag::DE | flag::ZE;
+        let early = raised & OPERANDS & !(self.vectors.mxcsr >> MASKS) != 0;
+        self.vectors.mxcsr |= if early { raised & OPERANDS } else { raised };
+        if self.system.cr4 & CR4_OSXMMEXCPT == 0 {
+            return self.invalid_opcode();
+        }
+        self.raise(Exception::new(Number::Simd))
+    }
+}
+
+macro_rules! arithmetic {
+    ($exec:ident: $($mnemonic:ident($a:pat, $b:pat, $imm:pat, $m:pat) $result:expr;)*) => {
+        fn $exec(mnemonic: Mnemonic) -> Option<Exec> {
+            Some(match mnemonic {
+                $(Mnemonic::$mnemonic => {
+                    struct Row;
+                    impl Arithmetic for Row {
+                        #[inline(always)]
+                        fn apply($a: Vector, $b: Vector, $imm: u8, $m: u32) -> (Vector, u32) {
+                            $result
+                        }
+                    }
+                    apply::<Row>
+                })*
+                _ => return None,
+            })
+        }
+    };
+}
+
+/// What executes an instruction; conversions from and to integers by how long these are.
+pub(super) fn exec(i: &Instruction) -> Option<Exec> {
+    let wide = i.op_kind(0) == OpKind::Register && i.op_register(0).is_gpr64() || from_quadword(i);
+    let exec = if wide { wide_exec(i.mnemonic()) } else { None };
+    exec.or_else(|| narrow_exec(i.mnemonic()))
+}
+
+/// Whether an integer that is converted has 64 bits.
+fn from_quadword(i: &Instruction) -> bool {
+    matches!(i.code(), Code::Cvtsi2sd_xmm_rm64 | Code::Cvtsi2ss_xmm_rm64)
+}
+
+arithmetic! { wide_exec:
+    Cvtsd2si(a, b, _, m) Here::sse(Sse::CvtSd2SiQ, a, b, m);
+    Cvtsi2sd(a, b, _, m) Here::sse(Sse::CvtSi2SdQ, a, b, m);
+    Cvtsi2ss(a, b, _, m) Here::sse(Sse::CvtSi2SsQ, a, b, m);
+    Cvtss2si(a, b, _, m) Here::sse(Sse::CvtSs2SiQ, a, b, m);
+    Cvttsd2si(a, b, _, m) Here::sse(Sse::CvttSd2SiQ, a, b, m);
+    Cvttss2si(a, b, _, m) Here::sse(Sse::CvttSs2SiQ, a, b, m);
+}
+
+arithmetic! { narrow_exec:
+    Addpd(a, b, _, m) Here::sse(Sse::AddPd, a, b, m);
+    Addps(a, b, _, m) Here::sse(Sse::AddPs, a, b, m);
+    Addsd(a, b, _, m) Here::sse(Sse::AddSd, a, b, m);
+    Addss(a, b, _, m) Here::sse(Sse::AddSs, a, b, m);
+    Addsubpd(a, b, _, m) alternate::<u64>(a, b, m, Sse::SubPd, Sse::AddPd);
+    Addsubps(a, b, _, m) alternate::<u32>(a, b, m, Sse::SubPs, Sse::AddPs);
+    Cmppd(a, b, imm, m) lanes(a, b, |a, b| truth::<u64>(a, b, imm, m));
+    Cmpps(a, b, imm, m) lanes(a, b, |a, b| truth::<u32>(a, b, imm, m));
+    Cmpsd(a, b, imm, m) low(a, b, |a, b| truth::<u64>(a, b, imm, m));
+    Cmpss(a, b, imm, m) low(a, b, |a, b| truth::<u32>(a, b, imm, m));
+    Cvtdq2pd(_, b, _, _) (f64::each(|i| f64::from(i32::lanes(b)[i])), 0);
+    Cvtdq2ps(a, b, _, m) Here::sse(Sse::CvtDq2Ps, a, b, m);
+    Cvtpd2dq(a, b, _, m) Here::sse(Sse::CvtPd2Dq, a, b, m);
+    Cvtpd2ps(a, b, _, m) Here::sse(Sse::CvtPd2Ps, a, b, m);
+    Cvtps2dq(a, b, _, m) Here::sse(Sse::CvtPs2Dq, a, b, m);
+    Cvtps2pd(a, b, _, m) Here::sse(Sse::CvtPs2Pd, a, b, m);
+    Cvtsd2si(a, b, _, m) Here::sse(Sse::CvtSd2Si, a, b, m);
+    Cvtsd2ss(a, b, _, m) Here::sse(Sse::CvtSd2Ss, a, b, m);
+    Cvtsi2sd(a, b, _, _) low(a, Vector::of(f64::from(i32::lanes(b)[0]).to_bits()), |_: u64, b| (b, 0));
+    Cvtsi2ss(a, b, _, m) Here::sse(Sse::CvtSi2Ss, a, b, m);
+    Cvtss2sd(a, b, _, m) Here::sse(Sse::CvtSs2Sd, a, b, m);
+    Cvtss2si(a, b, _, m) Here::sse(Sse::CvtSs2Si, a, b, m);
+    Cvttpd2dq(a, b, _, m) Here::sse(Sse::CvttPd2Dq, a, b, m);
+    Cvttps2dq(a, b, _, m) Here::sse(Sse::CvttPs2Dq, a, b, m);
+    Cvttsd2si(a, b, _, m) Here::sse(Sse::CvttSd2Si, a, b, m);
+    Cvttss2si(a, b, _, m) Here::sse(Sse::CvttSs2Si, a, b, m);
+    Divpd(a, b, _, m) Here::sse(Sse::DivPd, a, b, m);
+    Divps(a, b, _, m) Here::sse(Sse::DivPs, a, b, m);
+    Divsd(a, b, _, m) Here::sse(Sse::DivSd, a, b, m);
+    Divss(a, b, _, m) Here::sse(Sse::DivSs, a, b, m);
+    Dppd(a, b, imm, m) dot_product::<u64>(a, b, imm, m, Sse::MulPd, Sse::AddPd);
+    Dpps(a, b, imm, m) dot_product::<u32>(a, b, imm, m, Sse::MulPs, Sse::AddPs);
+    Haddpd(a, b, _, m) neighbours::<u64>(a, b, m, Sse::AddPd);
+    Haddps(a, b, _, m) neighbours::<u32>(a, b, m, Sse::AddPs);
+    Hsubpd(a, b, _, m) neighbours::<u64>(a, b, m, Sse::SubPd);
+    Hsubps(a, b, _, m) neighbours::<u32>(a, b, m, Sse::SubPs);
+    Maxpd(a, b, _, m) lanes(a, b, |a, b| extreme::<u64>(a, b, Relation::Greater, m));
+    Maxps(a, b, _, m) lanes(a, b, |a, b| extreme::<u32>(a, b, Relation::Greater, m));
+    Maxsd(a, b, _, m) low(a, b, |a, b| extreme::<u64>(a, b, Relation::Greater, m));
+    Maxss(a, b, _, m) low(a, b, |a, b| extreme::<u32>(a, b, Relation::Greater, m));
+    Minpd(a, b, _, m) lanes(a, b, |a, b| extreme::<u64>(a, b, Relation::Less, m));
+    Minps(a, b, _, m) lanes(a, b, |a, b| extreme::<u32>(a, b, Relation::Less, m));
+    Minsd(a, b, _, m) low(a, b, |a, b| extreme::<u64>(a, b, Relation::Less, m));
+    Minss(a, b, _, m) low(a, b, |a, b| extreme::<u32>(a, b, Relation::Less, m));
+    Mulpd(a, b, _, m) Here::sse(Sse::MulPd, a, b, m);
+    Mulps(a, b, _, m) Here::sse(Sse::MulPs, a, b, m);
+    Mulsd(a, b, _, m) Here::sse(Sse::MulSd, a, b, m);
+    Mulss(a, b, _, m) Here::sse(Sse::MulSs, a, b, m);
+    Rcpps(a, b, _, m) (Here::sse(Sse::RcpPs, a, b, m).0, 0);
+    Rcpss(a, b, _, m) (Here::sse(Sse::RcpSs, a, b, m).0, 0);
+    Roundpd(a, b, imm, m) round(Sse::RoundPd, a, b, imm, m);
+    Roundps(a, b, imm, m) round(Sse::RoundPs, a, b, imm, m);
+    Roundsd(a, b, imm, m) round(Sse::RoundSd, a, b, imm, m);
+    Roundss(a, b, imm, m) round(Sse::RoundSs, a, b, imm, m);
+    Rsqrtps(a, b, _, m) (Here::sse(Sse::RsqrtPs, a, b, m).0, 0);
+    Rsqrtss(a, b, _, m) (Here::sse(Sse::RsqrtSs, a, b, m).0, 0);
+    Sqrtpd(a, b, _, m) Here::sse(Sse::SqrtPd, a, b, m);
+    Sqrtps(a, b, _, m) Here::sse(Sse::SqrtPs, a, b, m);
+    Sqrtsd(a, b, _, m) Here::sse(Sse::SqrtSd, a, b, m);
+    Sqrtss(a, b, _, m) Here::sse(Sse::SqrtSs, a, b, m);
+    Subpd(a, b, _, m) Here::sse(Sse::SubPd, a, b, m);
+    Subps(a, b, _, m) Here::sse(Sse::SubPs, a, b, m);
+    Subsd(a, b, _, m) Here::sse(Sse::SubSd, a, b, m);
+    Subss(a, b, _, m) Here::sse(Sse::SubSs, a, b, m);
+}
+
+/// The lowest lane by `f`, the others from `a`.
+#[inline(always)]
+fn low<L: Lane>(a: Vector, b: Vector, f: impl Fn(L, L) -> (L, u32)) -> (Vector, u32) {
+    let mut lanes = L::lanes(a);
+    let (result, raised) = f(lanes.as_ref()[0], L::lanes(b).as_ref()[0]);
+    lanes.as_mut()[0] = result;
+    (L::vector(lanes), raised)
+}
+
+/// CMPccxx: all ones where the predicate holds (Intel SDM 2, table 3-1).
+#[inline(always)]
+fn truth<B: Bits>(a: B, b: B, imm: u8, mxcsr: u32) -> (B, u32) {
+    let (relation, raised) = compare(a, b, matches!(imm & 3, 1 | 2), mxcsr);
+    let holds = match imm & 3 {
+        0 => relation == Relation::Equal,
+        1 => relation == Relation::Less,
+        2 => matches!(relation, Relation::Less | Relation::Equal),
+        _ => relation == Relation::Unordered,
+    };
+    (B::from_bits(if holds == (imm & 4 == 0) { u64::MAX } else { 0 }), raised)
+}
+
+/// One operation in lanes 0, 2, another in lanes 1, 3; what a lane does not want is zero.
+fn alternate<L: Lane>(a: Vector, b: Vector, mxcsr: u32, even: Sse, odd: Sse) -> (Vector, u32) {
+    let part = |v: Vector, odd: usize| {
+        let lanes = L::lanes(v);
+        L::each(|i| if i & 1 == odd { lanes.as_ref()[i] } else { L::default() })
+    };
+    let (low, raised) = Here::sse(even, part(a, 0), part(b, 0), mxcsr);
+    let (high, more) = Here::sse(odd, part(a, 1), part(b, 1), mxcsr);
+    let (low, high) = (L::lanes(low), L::lanes(high));
+    let each = |i: usize| if i & 1 == 0 { low.as_ref()[i] } else { high.as_ref()[i] };
+    (L::each(each), raised | more)
+}
+
+/// Each lane with its neighbour: first those of `a`, then those of `b`.
+fn neighbours<L: Lane>(a: Vector, b: Vector, mxcsr: u32, op: Sse) -> (Vector, u32) {
+    let (a, b) = (L::lanes(a), L::lanes(b));
+    let half = a.as_ref().len() / 2;
+    let each = |odd: usize| {
+        L::each(|i| {
+            let (from, i) = if i < half { (&a, i) } else { (&b, i - half) };
+            from.as_ref()[2 * i + odd]
+        })
+    };
+    Here::sse(op, each(0), each(1), mxcsr)
+}
+
+/// Intel SDM 2, DPPS: products of the lanes that the upper half of the immediate chooses, summed
+/// two and two, to the lanes that its lower half chooses.
+fn dot_product<L: Lane>(
+    a: Vector,
+    b: Vector,
+    imm: u8,
+    mxcsr: u32,
+    mul: Sse,
+    add: Sse,
+) -> (Vector, u32) {
+    let (x, y) = (L::lanes(a), L::lanes(b));
+    let count = x.as_ref().len();
+    let chosen = |lanes: &L::Lanes, by: u8| {
+        let lanes = *lanes;
+        L::each(|i| if by >> i & 1 != 0 { lanes.as_ref()[i] } else { L::default() })
+    };
+    let (mut sum, mut raised) = Here::sse(mul, chosen(&x, imm >> 4), chosen(&y, imm >> 4), mxcsr);
+    for _ in 0..count.ilog2() {
+        let more;
+        (sum, more) = neighbours::<L>(sum, sum, mxcsr, add);
+        raised |= more;
+    }
+    (chosen(&L::lanes(sum), imm), raised)
+}
+
+/// ROUNDxx: the immediate says how, or that MXCSR does, and whether to tell if it was inexact.
+#[inline(always)]
+fn round(op: Sse, a: Vector, b: Vector, imm: u8, mxcsr: u32) -> (Vector, u32) {
+    let own = mxcsr & !ROUNDING | u32::from(imm & 3) << ROUNDING_AT;
+    let (result, raised) = Here::sse(op, a, b, if imm & 4 == 0 { own } else { mxcsr });
+    (result, if imm & 8 == 0 { raised } else { raised & !flag::PE })
+}
+
+/// COMISx and UCOMISx.
+pub(super) fn comparison(mnemonic: Mnemonic) -> Option<Exec> {
+    Some(match mnemonic {
+        Mnemonic::Comisd => comis::<u64, true>,
+        Mnemonic::Comiss => comis::<u32, true>,
+        Mnemonic::Ucomisd => comis::<u64, false>,
+        Mnemonic::Ucomiss => comis::<u32, false>,
+        _ => return None,
+    })
+}
+
+fn comis<B: Bits, const SIGNALS: bool>(core: &mut Core, op: &Op, _: &World<'_>) -> Done {
+    let lane = |v: Vector| B::lanes(v).as_ref()[0];
+    let (a, b) = (lane(core.vectors[op.dst]), lane(core.vectors[op.src]));
+    let (relation, raised) = compare(a, b, SIGNALS, core.vectors.mxcsr);
+    core.settle(raised)?;
+    core.flags.set(relation.flags());
+    Ok(())
+}
