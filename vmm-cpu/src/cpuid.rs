@@ -82,7 +82,8 @@ impl CpuidLeaf {
             indexed(7, 0, [0, EXTENDED_EBX, EXTENDED_ECX, EXTENDED_EDX]),
             // x87 and SSE, in 576 bytes.
             indexed(0xd, 0, [3, 576, 576, 0]),
-            indexed(0xd, 1, [0; 4]),
+            // XSAVEOPT.
+            indexed(0xd, 1, [1, 0, 0, 0]),
             named(0x8000_0000, 0x8000_0021),
             Self::new(0x8000_0001, [SIGNATURE, 0, AMD_ECX, AMD_EDX]),
             brand(0),

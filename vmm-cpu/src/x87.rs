@@ -20,6 +20,10 @@ pub(crate) struct X87 {
 /// Where TOP is in the status word.
 const TOP: u16 = 11;
 
+/// The bits of the control word that can be set, and the one that always is.
+const CONTROL_BITS: u16 = 0x1f3f;
+const CONTROL_FIXED: u16 = 1 << 6;
+
 impl Default for X87 {
     /// As after FNINIT (Intel SDM 1-8.1.1).
     fn default() -> Self {
@@ -36,6 +40,11 @@ impl X87 {
     pub(crate) fn set_status_word(&mut self, word: u16) {
         self.top = (word >> TOP & 7) as u8;
         self.status = word & !(7 << TOP);
+    }
+
+    /// Sets the control word, of which some bits are fixed.
+    pub(crate) fn set_control(&mut self, word: u16) {
+        self.control = word & CONTROL_BITS | CONTROL_FIXED;
     }
 
     /// The number of the register that is ST(i).

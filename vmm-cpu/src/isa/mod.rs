@@ -33,7 +33,7 @@ pub(crate) type Done = Result<(), Stop>;
 
 /// Turns an instruction into operations. `None` if it is not built.
 pub(crate) fn lower(l: &mut Lowering<'_>) -> Option<()> {
-    const FAMILIES: [fn(&mut Lowering<'_>) -> Option<()>; 17] = [
+    const FAMILIES: [fn(&mut Lowering<'_>) -> Option<()>; 18] = [
         transfer::lower,
         alu::lower,
         branch::lower,
@@ -51,6 +51,7 @@ pub(crate) fn lower(l: &mut Lowering<'_>) -> Option<()> {
         flag::lower,
         string::lower,
         system::lower,
+        xsave::lower,
     ];
     FAMILIES.iter().find_map(|lower| lower(l))
 }

@@ -1,86 +1,323 @@
 //! FXSAVE, XSAVE and their like, and the layout of what they save (Intel SDM 1-10.5 and 1-13.4).
 
+use iced_x86::Mnemonic;
+
+use super::{Done, invalid};
 use crate::{
-    core::Core,
-    isa::sse::MXCSR_BITS,
+    core::{Core, World},
+    decode::Lowering,
+    isa::sse::{MXCSR_BITS, not_available},
+    op::{Exec, Op, Stop},
+    regs::{RAX, RCX, RDX},
     state::State,
+    system::mode,
     vector::{Vector, Vectors},
     x87::X87,
 };
 
-const HEADER: usize = 512;
-const REGISTERS: usize = 32;
-const XMM: usize = 160;
+/// What is saved without the header, in pieces of 16 bytes: words about the x87 unit and MXCSR, ST(0)
+/// to ST(7), XMM0 to XMM15.
+type Legacy = [u128; 26];
+const REGISTERS: usize = 2;
+const XMM: usize = 10;
+
+/// Where MXCSR and its mask are; and the header, of which XSTATE_BV is first.
+const MXCSR: u64 = 24;
+const HEADER: u64 = 512;
 
 /// The state components: x87, and the XMM registers.
 const X87_COMPONENT: u64 = 1;
 const SSE_COMPONENT: u64 = 2;
+const ALL: u64 = X87_COMPONENT | SSE_COMPONENT;
 
-impl Core {
-    /// What XSAVE stores of all components, in the standard format.
-    pub(crate) fn xsave_image(&self) -> Vec<u8> {
-        let vectors = &self.vectors;
-        let mut image = vec![0; State::XSAVE_LEN];
-        let mut put = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
-        put(0, &vectors.x87.header());
-        put(24, &vectors.mxcsr.to_le_bytes());
-        put(28, &MXCSR_BITS.to_le_bytes());
+impl Vectors {
+    fn legacy(&self) -> Legacy {
+        let mut pieces = [0; 26];
+        pieces[0] = self.x87.words().into();
+        pieces[1] = u128::from(self.mxcsr) << 64 | u128::from(MXCSR_BITS) << 96;
         for i in 0..8 {
-            put(REGISTERS + 16 * usize::from(i), &vectors.x87.st(i).low::<u128>().to_le_bytes());
+            pieces[REGISTERS + usize::from(i)] = self.x87.st(i).low();
         }
         for i in 0..16 {
-            put(XMM + 16 * usize::from(i), &vectors[i].low::<u128>().to_le_bytes());
+            pieces[XMM + usize::from(i)] = self[i].low();
         }
-        put(HEADER, &(X87_COMPONENT | SSE_COMPONENT).to_le_bytes());
-        image
+        pieces
     }
 
-    /// Sets all components from such an image; what the header says is not there is as after power-on,
-    /// and so is what the image is too short for.
-    pub(crate) fn set_xsave_image(&mut self, image: &[u8]) {
-        let field = |at: usize| {
-            let mut bytes = [0; 16];
-            let from = image.get(at..at + 16).unwrap_or_default();
-            bytes[..from.len()].copy_from_slice(from);
-            u128::from_le_bytes(bytes)
-        };
-        let present = field(HEADER) as u64;
-        let mut vectors = Vectors::default();
-        if present & X87_COMPONENT != 0 {
-            vectors.x87.set_header(field(0) as u64);
+    /// Sets the components asked for: to what was saved if it is said to be there, else to what
+    /// they are after power-on. MXCSR is no part of them.
+    fn set_legacy(&mut self, pieces: &Legacy, asked: u64, there: u64) {
+        let there = asked & there;
+        if asked & X87_COMPONENT != 0 {
+            self.x87 = X87::default();
+        }
+        if there & X87_COMPONENT != 0 {
+            self.x87.set_words(pieces[0] as u64);
             for i in 0..8 {
-                let number = vectors.x87.number(i);
-                vectors.x87.registers[number] = register(field(REGISTERS + 16 * usize::from(i)));
+                let number = self.x87.number(i);
+                let saved = pieces[REGISTERS + usize::from(i)];
+                self.x87.registers[number] = Vector::of(saved & ((1 << 80) - 1));
             }
         }
-        if present & SSE_COMPONENT != 0 {
-            vectors.mxcsr = (field(16) >> 64) as u32 & MXCSR_BITS;
+        if asked & SSE_COMPONENT != 0 {
             for i in 0..16 {
-                vectors[i] = Vector::of(field(XMM + 16 * usize::from(i)));
+                let saved = pieces[XMM + usize::from(i)];
+                self[i] = Vector::of(if there & SSE_COMPONENT != 0 { saved } else { 0 });
             }
         }
-        self.vectors = vectors;
     }
-}
-
-/// What is saved of a register of 80 bits.
-fn register(saved: u128) -> Vector {
-    Vector::of(saved & ((1 << 80) - 1))
 }
 
 impl X87 {
     /// Control word, status word, tags; the rest, about the last instruction, is not kept.
-    fn header(&self) -> [u8; 24] {
-        let mut header = [0; 24];
-        header[0..2].copy_from_slice(&self.control.to_le_bytes());
-        header[2..4].copy_from_slice(&self.status_word().to_le_bytes());
-        header[4] = self.full;
-        header
+    fn words(&self) -> u64 {
+        let words = [self.control, self.status_word(), self.full.into()];
+        words.iter().rev().fold(0, |words, word| words << 16 | u64::from(*word))
     }
 
-    fn set_header(&mut self, header: u64) {
-        self.control = header as u16;
-        self.set_status_word((header >> 16) as u16);
-        self.full = (header >> 32) as u8;
+    fn set_words(&mut self, words: u64) {
+        self.set_control(words as u16);
+        self.set_status_word((words >> 16) as u16);
+        self.full = (words >> 32) as u8;
+    }
+}
+
+impl Core {
+    /// What XSAVE stores of all components, in the standard format.
+    pub(crate) fn xsave_image(&self) -> Vec<u8> {
+        let mut image: Vec<u8> =
+            self.vectors.legacy().iter().flat_map(|piece| piece.to_le_bytes()).collect();
+        image.resize(State::XSAVE_LEN, 0);
+        image[HEADER as usize] = ALL as u8;
+        image
+    }
+
+    /// Sets all components to what XSAVE stored; what the image is too short for is zeros.
+    pub(crate) fn set_xsave_image(&mut self, image: &[u8]) {
+        let mut bytes = [0; State::XSAVE_LEN];
+        bytes.iter_mut().zip(image).for_each(|(to, from)| *to = *from);
+        let mut pieces = [0; 26];
+        for (piece, bytes) in pieces.iter_mut().zip(bytes.as_chunks().0) {
+            *piece = u128::from_le_bytes(*bytes);
+        }
+        let there = u64::from(bytes[HEADER as usize]);
+        self.vectors = Vectors::default();
+        self.vectors.set_legacy(&pieces, ALL, there);
+        if there & SSE_COMPONENT != 0 {
+            self.vectors.mxcsr = (pieces[1] >> 64) as u32 & MXCSR_BITS;
+        }
+    }
+}
+
+pub(super) fn lower(l: &mut Lowering<'_>) -> Option<()> {
+    let is = |bit: u32| l.mode & bit != 0;
+    let exec: Exec = match l.instruction.mnemonic() {
+        Mnemonic::Fxrstor | Mnemonic::Fxrstor64 if !is(mode::EMULATE | mode::SWITCHED) => fxrstor,
+        Mnemonic::Fxsave | Mnemonic::Fxsave64 if !is(mode::EMULATE | mode::SWITCHED) => fxsave,
+        Mnemonic::Fxrstor | Mnemonic::Fxrstor64 => not_available,
+        Mnemonic::Fxsave | Mnemonic::Fxsave64 => not_available,
+        mnemonic => {
+            let (exec, closed) = extended(mnemonic)?;
+            match (is(mode::XSAVE), is(closed)) {
+                (false, _) => invalid,
+                (true, true) => not_available,
+                (true, false) => exec,
+            }
+        }
+    };
+    let op = l.operands().0;
+    l.push(Op { exec, ..op });
+    Some(())
+}
+
+/// What executes one of those that CR4.OSXSAVE opens, and the modes in which it is #NM.
+fn extended(mnemonic: Mnemonic) -> Option<(Exec, u32)> {
+    Some(match mnemonic {
+        Mnemonic::Xgetbv => (xgetbv, 0),
+        Mnemonic::Xrstor | Mnemonic::Xrstor64 => (xrstor, mode::SWITCHED),
+        Mnemonic::Xsave | Mnemonic::Xsave64 => (xsave, mode::SWITCHED),
+        Mnemonic::Xsaveopt | Mnemonic::Xsaveopt64 => (xsave, mode::SWITCHED),
+        Mnemonic::Xsetbv => (xsetbv, 0),
+        _ => return None,
+    })
+}
+
+/// The memory operand's address, a multiple of `alignment`.
+fn area(core: &mut Core, op: &Op, alignment: u64) -> Result<u64, Stop> {
+    let at = core.address(op);
+    if at.is_multiple_of(alignment) { Ok(at) } else { Err(core.general_protection(0)) }
+}
+
+fn load(core: &mut Core, at: u64, world: &World<'_>) -> Result<Legacy, Stop> {
+    let mut pieces = [0; 26];
+    for (piece, n) in pieces.iter_mut().zip(0..) {
+        *piece = core.load(at.wrapping_add(16 * n), world)?;
+    }
+    Ok(pieces)
+}
+
+/// MXCSR among what was loaded; #GP if it has bits that there are not.
+fn mxcsr(core: &mut Core, pieces: &Legacy) -> Result<u32, Stop> {
+    let mxcsr = (pieces[1] >> 64) as u32;
+    if mxcsr & !MXCSR_BITS == 0 { Ok(mxcsr) } else { Err(core.general_protection(0)) }
+}
+
+/// Stores some components; the caller has made sure that it can.
+fn store(core: &mut Core, at: u64, components: u64, world: &World<'_>) -> Done {
+    let pieces = core.vectors.legacy();
+    let place = |n: usize| at.wrapping_add(16 * n as u64);
+    if components & X87_COMPONENT != 0 {
+        core.store(at, pieces[0], world)?;
+        core.store(place(1), pieces[1] as u64, world)?;
+        for (n, piece) in pieces.iter().enumerate().take(XMM).skip(REGISTERS) {
+            core.store(place(n), *piece, world)?;
+        }
+    }
+    if components & SSE_COMPONENT != 0 {
+        core.store(at.wrapping_add(MXCSR), (pieces[1] >> 64) as u64, world)?;
+        for (n, piece) in pieces.iter().enumerate().skip(XMM) {
+            core.store(place(n), *piece, world)?;
+        }
+    }
+    Ok(())
+}
+
+fn fxsave(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
+    let at = area(core, op, 16)?;
+    core.probe_write(at, size_of::<Legacy>(), world)?;
+    store(core, at, ALL, world)
+}
+
+fn fxrstor(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
+    let at = area(core, op, 16)?;
+    let pieces = load(core, at, world)?;
+    core.vectors.mxcsr = mxcsr(core, &pieces)?;
+    core.vectors.set_legacy(&pieces, ALL, ALL);
+    Ok(())
+}
+
+/// The components that EDX:EAX asks for and the system has enabled.
+fn asked(core: &Core) -> u64 {
+    (core.regs[RDX] << 32 | core.regs[RAX] & u64::from(u32::MAX)) & core.system.xcr0
+}
+
+/// Components always count as in use, and as changed.
+fn xsave(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
+    let at = area(core, op, 64)?;
+    let header = at.wrapping_add(HEADER);
+    let components = asked(core);
+    let there: u64 = core.load(header, world)?;
+    core.probe_write(at, State::XSAVE_LEN, world)?;
+    store(core, at, components, world)?;
+    core.store(header, there | components, world)
+}
+
+fn xrstor(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
+    let at = area(core, op, 64)?;
+    let components = asked(core);
+    let header: [u64; 3] = [
+        core.load(at.wrapping_add(HEADER), world)?,
+        core.load(at.wrapping_add(HEADER + 8), world)?,
+        core.load(at.wrapping_add(HEADER + 16), world)?,
+    ];
+    // The rest of the header may be anything (Intel SDM 1-13.8.1).
+    if header[0] & !core.system.xcr0 != 0 || header[1] != 0 || header[2] != 0 {
+        return Err(core.general_protection(0));
+    }
+    let pieces = load(core, at, world)?;
+    if components & SSE_COMPONENT != 0 {
+        core.vectors.mxcsr = mxcsr(core, &pieces)?;
+    }
+    core.vectors.set_legacy(&pieces, components, header[0]);
+    Ok(())
+}
+
+/// There is only XCR0.
+fn xgetbv(core: &mut Core, _: &Op, _: &World<'_>) -> Done {
+    if core.regs[RCX] as u32 != 0 {
+        return Err(core.general_protection(0));
+    }
+    core.regs[RAX] = core.system.xcr0 & u64::from(u32::MAX);
+    core.regs[RDX] = core.system.xcr0 >> 32;
+    Ok(())
+}
+
+fn xsetbv(core: &mut Core, _: &Op, _: &World<'_>) -> Done {
+    let value = core.regs[RDX] << 32 | core.regs[RAX] & u64::from(u32::MAX);
+    let valid = value & X87_COMPONENT != 0 && value & !ALL == 0;
+    if core.system.cpl != 0 || core.regs[RCX] as u32 != 0 || !valid {
+        return Err(core.general_protection(0));
+    }
+    core.system.xcr0 = value;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use iced_x86::code_asm::*;
+
+    use crate::{
+        system::CR4_OSXSAVE,
+        testing::{CODE, DATA, Nobody, machine},
+        vector::Vector,
+    };
+
+    /// What `write` assembles, executed to its HLT on a machine with something in its registers.
+    fn run(
+        write: impl FnOnce(&mut CodeAssembler) -> Result<(), iced_x86::IcedError>,
+    ) -> (crate::Cpu, crate::Flat) {
+        let mut assembler = CodeAssembler::new(64).unwrap();
+        write(&mut assembler).unwrap();
+        assembler.hlt().unwrap();
+        let (mut cpu, ram) = machine(&assembler.assemble(CODE).unwrap());
+        cpu.core.system.cr4 |= CR4_OSXSAVE;
+        cpu.core.system.xcr0 = 3;
+        cpu.core.regs[0] = 3;
+        cpu.core.regs[3] = DATA;
+        cpu.core.vectors.mxcsr = 0x1fa0;
+        for i in 0..16 {
+            cpu.core.vectors[i] = Vector::of(u128::from(i) << 100 | 7);
+        }
+        let x87 = &mut cpu.core.vectors.x87;
+        x87.set_status_word(0x3800);
+        x87.full = 0x80;
+        x87.registers[7] = Vector::of(0x3fff_8000_0000_0000_0001_u128);
+        assert_eq!(cpu.run(&ram, &Nobody), crate::Exit::Halted);
+        (cpu, ram)
+    }
+
+    #[test]
+    fn what_is_saved_comes_back() {
+        let (saved, ram) = run(|a| {
+            a.fxsave64(ptr(rbx))?;
+            a.xsave64(ptr(rbx + 512))
+        });
+        let mut bytes = [0; 1088];
+        ram.read(DATA, &mut bytes);
+        let image = saved.core.xsave_image();
+        assert_eq!(bytes[..512], image[..512]);
+        assert_eq!(bytes[512..], image[..]);
+        // ST(0) is R7.
+        assert_eq!((image[4], image[32], image[41]), (0x80, 1, 0x3f));
+        let (restored, _) = run(|a| {
+            a.fxsave64(ptr(rbx))?;
+            a.xorps(xmm1, xmm1)?;
+            a.fxrstor64(ptr(rbx))
+        });
+        assert_eq!(restored.core.xsave_image(), image);
+    }
+
+    #[test]
+    fn components_that_were_not_saved_are_as_after_power_on() {
+        let (cpu, _) = run(|a| {
+            a.mov(eax, 1)?;
+            a.xsave(ptr(rbx))?;
+            a.mov(eax, 3)?;
+            a.mov(dword_ptr(rbx + 24), 0x1f80)?;
+            a.xrstor(ptr(rbx))
+        });
+        assert_eq!(cpu.core.vectors[3], Vector::default());
+        assert_eq!(cpu.core.vectors.mxcsr, 0x1f80);
+        assert_eq!(cpu.core.vectors.x87.full, 0x80);
     }
 }

@@ -119,7 +119,7 @@ fn closed(mode: u32) -> Option<Exec> {
 }
 
 /// #NM.
-fn not_available(core: &mut Core, _: &Op, _: &World<'_>) -> Done {
+pub(super) fn not_available(core: &mut Core, _: &Op, _: &World<'_>) -> Done {
     Err(core.raise(Exception::new(Number::DeviceNotAvailable)))
 }
 
