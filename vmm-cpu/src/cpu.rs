@@ -118,6 +118,12 @@ impl Cpu {
         self.core.instructions
     }
 
+    /// The instructions met that are not built, by the number of their `iced_x86::Code`, and how
+    /// often. User code got #UD for each.
+    pub fn unknown(&self) -> impl Iterator<Item = (u16, u64)> {
+        self.core.unknown.iter().map(|(code, times)| (*code, *times))
+    }
+
     /// Executes guest code until only the caller can decide.
     pub fn run(&mut self, ram: &dyn Ram, io: &dyn Io) -> Exit {
         self.enter(ram, io, false)

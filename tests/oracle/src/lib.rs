@@ -1,0 +1,24 @@
+//! The software CPU against the processor it runs on: the same instruction with the same registers
+//! and memory on both, and what became of it compared.
+//!
+//! Cases are made of `iced-x86`'s instruction codes, never of random bytes: those could be system
+//! calls. `oracle --help` says what the program does; `tests/` runs a slice of it.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test: what cannot be done ends it"
+)]
+
+pub mod arena;
+pub mod case;
+pub mod codes;
+pub mod compare;
+pub mod generate;
+pub mod native;
+pub mod operands;
+pub mod ours;
+pub mod random;
+pub mod report;
+pub mod space;
+pub mod survey;
