@@ -113,6 +113,11 @@ impl Cpu {
         self.attention.clone()
     }
 
+    /// Where this CPU, and those it shares memory with, have code.
+    pub fn code_map(&self) -> &Arc<CodeMap> {
+        &self.code_map
+    }
+
     /// How many instructions were executed.
     pub fn instructions(&self) -> u64 {
         self.core.instructions

@@ -1,5 +1,7 @@
 //! A case: one instruction and all it can see; and what became of it.
 
+use iced_x86::{Instruction, Register};
+
 /// The registers of user code, before or after a case. Both sides and their shared memory have this
 /// layout.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +29,31 @@ impl Default for Registers {
         fx[0..2].copy_from_slice(&0x37f_u16.to_le_bytes());
         fx[24..28].copy_from_slice(&0x1f80_u32.to_le_bytes());
         Self { general: [0; 16], rip: 0, rflags: 0x202, fs: 0, gs: 0, pad: [0; 4], fx }
+    }
+}
+
+impl Registers {
+    /// What a register adds to an address.
+    pub fn of(&self, register: Register) -> u64 {
+        let whole = match register {
+            Register::FS => return self.fs,
+            Register::GS => return self.gs,
+            r if r.is_segment_register() => return 0,
+            r => self.general[r.full_register().number()],
+        };
+        match register.size() {
+            1 => whole & 0xff,
+            2 => whole & 0xffff,
+            4 => whole & 0xffff_ffff,
+            _ => whole,
+        }
+    }
+}
+
+impl Case {
+    /// The address of the instruction's first operand, if that is memory.
+    pub fn operand(&self, i: &Instruction) -> u64 {
+        i.virtual_address(0, 0, |register, _, _| Some(self.before.of(register))).unwrap_or(0)
     }
 }
 

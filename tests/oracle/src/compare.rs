@@ -37,7 +37,7 @@ pub fn differences(i: &Instruction, case: &Case, ours: &Outcome, host: &Outcome)
         differ("rflags", flags(a.rflags & mask), flags(b.rflags & mask));
     }
     floating_point(i, a, b, host.fault.is_some(), &mut differ);
-    let ignored = ignored_memory(i, case);
+    let ignored = ignored_memory(i, case, host.fault.is_some());
     for (ours, host) in ours.windows.iter().zip(&host.windows) {
         if ours.bytes == host.bytes {
             continue;
@@ -95,6 +95,8 @@ fn undefined_flags(i: &Instruction, case: &Case) -> u64 {
     let count = count(i, case) & if size == 8 { 63 } else { 31 };
     match i.mnemonic() {
         _ if shifts && count == 0 => 0,
+        // A count beyond 1, whatever remains of it once it went around.
+        Mnemonic::Rcl | Mnemonic::Rcr if count != 1 => mask | 1 << 11,
         // CF is the last bit out, which there is not if the count is beyond the operand.
         Mnemonic::Shl | Mnemonic::Sal | Mnemonic::Shr if count > size * 8 => mask | 1,
         Mnemonic::Shld | Mnemonic::Shrd if count > size * 8 => 0x8d5,
@@ -203,7 +205,14 @@ fn close(ours: &[u8], host: &[u8]) -> bool {
 }
 
 /// Parts of memory that the manuals or the processors leave open, as offsets in the data.
-fn ignored_memory(i: &Instruction, case: &Case) -> Vec<std::ops::Range<usize>> {
+fn ignored_memory(i: &Instruction, case: &Case, fault: bool) -> Vec<std::ops::Range<usize>> {
+    let doubles = matches!(i.mnemonic(), Mnemonic::Shld | Mnemonic::Shrd);
+    let open = doubles && count(i, case) & 31 > operand_size(i) * 8;
+    // The part of a frame that was pushed before the stack proved too small.
+    let unfinished = fault && i.mnemonic() == Mnemonic::Enter;
+    if open || unfinished {
+        return std::iter::once(0..usize::MAX).collect();
+    }
     let saves = matches!(
         i.mnemonic(),
         Mnemonic::Fxsave
@@ -216,16 +225,7 @@ fn ignored_memory(i: &Instruction, case: &Case) -> Vec<std::ops::Range<usize>> {
     if !saves {
         return Vec::new();
     }
-    let general = case.before.general;
-    let at = i.virtual_address(0, 0, |register, _, _| match register {
-        iced_x86::Register::FS => Some(case.before.fs),
-        iced_x86::Register::GS => Some(case.before.gs),
-        r if r.is_segment_register() => Some(0),
-        r => {
-            Some(general[r.full_register().number()] & if r.size() == 4 { 0xffff_ffff } else { !0 })
-        }
-    });
-    let at = at.unwrap_or(0).wrapping_sub(DATA) as usize;
+    let at = case.operand(i).wrapping_sub(DATA) as usize;
     let part = |from: usize, to: usize| at.wrapping_add(from)..at.wrapping_add(to);
     // FOP, FIP, FDP: the last x87 instruction's; MXCSR_MASK: what the processor has; the end: nobody's.
     vec![part(6, 24), part(28, 32), part(416, 512)]

@@ -271,23 +271,7 @@ fn lead_operand(i: &mut Instruction, before: &mut Registers, at: u64, random: &m
 
 /// Where an instruction uses memory, and how much.
 fn range(i: &Instruction, used: &UsedMemory, before: &Registers) -> Option<(u64, u64)> {
-    let at = used.virtual_address(0, |register, _, _| {
-        Some(match register {
-            Register::FS => before.fs,
-            Register::GS => before.gs,
-            r if r.is_segment_register() => 0,
-            r => {
-                let whole = before.general[r.full_register().number()];
-                match r.size() {
-                    1 => whole & 0xff,
-                    2 => whole & 0xffff,
-                    4 => whole & 0xffff_ffff,
-                    _ => whole,
-                }
-            }
-        })
-    })?;
-    let mut at = at;
+    let mut at = used.virtual_address(0, |register, _, _| Some(before.of(register)))?;
     // Bits are numbered from the operand on, as far as the register says.
     let by_bit =
         matches!(i.mnemonic(), Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc);
@@ -405,9 +389,9 @@ fn special_registers(i: &Instruction, before: &mut Registers, random: &mut Rando
             let n = i.op1_register().full_register().number();
             if !uses(n) {
                 let near = random.below(1024).wrapping_sub(512);
-                let high = random.bits() << i.op1_register().size().min(7) * 8;
+                let high = random.bits() << (i.op1_register().size().min(7) * 8);
                 let wide = i.op1_register().size() == 8;
-                let mask = if wide { u64::MAX } else { (1 << i.op1_register().size() * 8) - 1 };
+                let mask = if wide { u64::MAX } else { (1 << (i.op1_register().size() * 8)) - 1 };
                 general[n] = near & mask | if wide { 0 } else { high & !mask };
             }
         }
@@ -448,7 +432,8 @@ fn special_registers(i: &Instruction, before: &mut Registers, random: &mut Rando
 
 /// What some instructions want of memory to do more than fault; and what must not be.
 fn special_memory(i: &Instruction, case: &mut Case, random: &mut Random) {
-    let general = case.before.general;
+    let (general, fx) = (case.before.general, case.before.fx);
+    let operand = case.operand(i).wrapping_sub(DATA) as usize;
     let mut put = |at: usize, bytes: &[u8]| {
         for window in &mut case.windows {
             if let Some(place) = at.checked_sub(window.offset)
@@ -458,15 +443,6 @@ fn special_memory(i: &Instruction, case: &mut Case, random: &mut Random) {
             }
         }
     };
-    let operand = i.virtual_address(0, 0, |register, _, _| match register {
-        Register::FS => Some(case.before.fs),
-        Register::GS => Some(case.before.gs),
-        r if r.is_segment_register() => Some(0),
-        r => {
-            Some(general[r.full_register().number()] & if r.size() == 4 { 0xffff_ffff } else { !0 })
-        }
-    });
-    let operand = operand.unwrap_or(0).wrapping_sub(DATA) as usize;
     match i.mnemonic() {
         Mnemonic::Popf | Mnemonic::Popfq => {
             // TF would trap where nobody expects it.
@@ -488,10 +464,10 @@ fn special_memory(i: &Instruction, case: &mut Case, random: &mut Random) {
             put(operand, &(random.bits() as u32 & 0xffff).to_le_bytes());
         }
         Mnemonic::Fxrstor | Mnemonic::Fxrstor64 if random.percent(90) => {
-            put(operand, &case.before.fx[..416]);
+            put(operand, &fx[..416]);
         }
         Mnemonic::Xrstor | Mnemonic::Xrstor64 if random.percent(90) => {
-            put(operand, &case.before.fx[..416]);
+            put(operand, &fx[..416]);
             let mut header = [0; 64];
             header[0] = random.below(4) as u8;
             put(operand.wrapping_add(512), &header);

@@ -3,12 +3,6 @@
 //!
 //! Cases are made of `iced-x86`'s instruction codes, never of random bytes: those could be system
 //! calls. `oracle --help` says what the program does; `tests/` runs a slice of it.
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test: what cannot be done ends it"
-)]
 
 pub mod arena;
 pub mod case;

@@ -21,7 +21,7 @@ impl Random {
 
     /// Less than `end`, which is not 0.
     pub fn below(&mut self, end: u64) -> u64 {
-        (u128::from(self.bits()) * u128::from(end) >> 64) as u64
+        ((u128::from(self.bits()) * u128::from(end)) >> 64) as u64
     }
 
     /// True in so many of a hundred cases.
@@ -46,7 +46,7 @@ impl Random {
             5 => (!0_u64 << self.of(&[7, 8, 15, 16, 31, 32, 63])).wrapping_sub(self.below(3)),
             6 => 1 << self.below(64),
             7 => self.bits() >> self.below(64),
-            8 => self.bits() & 0xff * 0x0101_0101_0101_0101 >> self.below(8),
+            8 => self.bits() & (0x0101_0101_0101_0101 << self.below(8)),
             _ => self.bits(),
         }
     }
@@ -144,7 +144,7 @@ impl Random {
                 // A lane's border is where its width ends.
                 Kind::Lanes(width) if self.percent(50) => {
                     let top = 1_u64 << (width * 8 - 1);
-                    self.of(&[0, 1, top, top - 1, top | top - 1, top + 1, 0x20, 0x80])
+                    self.of(&[0, 1, top, top - 1, !0, top + 1, 0x20, 0x80])
                 }
                 Kind::Integer | Kind::Lanes(_) => self.integer(),
             };

@@ -10,7 +10,7 @@ use crate::{
     generate::{Generator, decode},
     native::Native,
     operands::Form,
-    ours::Ours,
+    ours::{Ours, Way},
     report::Difference,
 };
 
@@ -69,8 +69,11 @@ impl Sides {
     fn batch(&mut self, cases: &[Case], row: &mut Row) -> io::Result<bool> {
         let mut ours = Vec::with_capacity(cases.len());
         for case in cases {
-            let Some(outcome) = self.ours.execute(case) else { return Ok(false) };
-            ours.push(outcome);
+            let i = decode(&case.code, case.before.rip);
+            let ways = Way::of(case, &i).iter();
+            let outcomes = ways.map(|way| Some((*way, self.ours.execute(case, *way)?)));
+            let Some(outcomes) = outcomes.collect::<Option<Vec<_>>>() else { return Ok(false) };
+            ours.push((i, outcomes));
         }
         row.cases += cases.len();
         let host = match self.native.execute(cases) {
@@ -89,12 +92,15 @@ impl Sides {
                 return Ok(true);
             }
         };
-        for ((case, ours), host) in cases.iter().zip(&ours).zip(&host) {
+        for ((case, (i, ours)), host) in cases.iter().zip(&ours).zip(&host) {
             row.faults += usize::from(host.fault.is_some());
-            let i = decode(&case.code, case.before.rip);
-            let what = differences(&i, case, ours, host);
-            if !what.is_empty() {
-                row.add(Difference { case: case.clone(), what });
+            for (way, ours) in ours {
+                let mut what = differences(i, case, ours, host);
+                if !what.is_empty() {
+                    what.push(format!("(by a {way:?})").to_lowercase());
+                    row.add(Difference { case: case.clone(), what });
+                    break;
+                }
             }
         }
         Ok(true)

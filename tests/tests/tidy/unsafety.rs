@@ -6,6 +6,7 @@ use crate::source::{Finding, Source};
 /// same list.
 const ALLOWED: &[&str] = &[
     "benches/table/bare",
+    "tests/oracle/src/native",
     "tests/tests/kick_signal",
     "tests/tests/process",
     "vmm-capi/src",
