@@ -422,16 +422,16 @@ mod wide {
         let (mut low, mut high) = (old as u64, (old >> 64) as u64);
         let swapped: u8;
         // SAFETY: aligned and writable as the caller promises. RBX, which the compiler keeps for
-        // itself, is put back.
+        // itself but gives out as "reg", is put back; so no operand may be in it.
         unsafe {
             asm!(
-                "xchg rbx, {new_low}",
-                "lock cmpxchg16b [{at}]",
-                "sete {swapped}",
-                "mov rbx, {new_low}",
-                new_low = inout(reg) new as u64 => _,
-                at = in(reg) at,
-                swapped = out(reg_byte) swapped,
+                "xchg rbx, rsi",
+                "lock cmpxchg16b [rdi]",
+                "sete r8b",
+                "mov rbx, rsi",
+                inout("rsi") new as u64 => _,
+                in("rdi") at,
+                out("r8b") swapped,
                 inout("rax") low,
                 inout("rdx") high,
                 in("rcx") (new >> 64) as u64,
