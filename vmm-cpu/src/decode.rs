@@ -240,7 +240,9 @@ impl Lowering<'_> {
         if segment == NONE && matches!(base.full_register(), Register::RSP | Register::RBP) {
             op.scale |= Op::STACK;
         }
-        let short = base.size() == 4 || i.memory_index().size() == 4 || base == Register::EIP;
+        // A displacement alone tells its width itself.
+        let alone = base == Register::None && i.memory_displ_size() == 4;
+        let short = alone || base.size() == 4 || i.memory_index().size() == 4;
         let mut fields = [
             if base == Register::None { NONE } else { field_of(base) },
             if i.memory_index() == Register::None { NONE } else { field_of(i.memory_index()) },

@@ -165,9 +165,9 @@ fn choose<F: Field>(l: &mut Lowering<'_>, mut op: Op, first: bool, second: bool)
         _ => sized!(size, field_of_reg, F) as Exec,
     };
     if first || second {
-        l.push(op)
+        l.push(op);
     } else {
-        l.push_pure(op, op.exec)
+        l.push_pure(op, op.exec);
     }
     Some(())
 }

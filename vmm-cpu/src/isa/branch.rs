@@ -174,14 +174,25 @@ fn count<W: Word, I: Wish, R: Reach>(core: &mut Core, op: &Op, _: &World<'_>) ->
     done
 }
 
-/// A return address that cannot be pushed faults before the target is looked at.
+/// Pushes the return address and goes to `number`; where neither can be done, the push's fault is
+/// the one that is raised.
 #[inline(always)]
 fn enter<R: Reach>(core: &mut Core, op: &Op, number: u64, world: &World<'_>) -> Done {
-    let back = core.regs[PAGE].wrapping_add(op.next());
-    let target = R::target(core, number)?;
-    core.push(R::Pointer::of(back), world)?;
-    core.rip = target;
-    Err(Stop::Jump)
+    let back = R::Pointer::of(core.regs[PAGE].wrapping_add(op.next()));
+    match R::target(core, number) {
+        Ok(target) => {
+            core.push(back, world)?;
+            core.rip = target;
+            Err(Stop::Jump)
+        }
+        Err(fault) => {
+            let kept = core.fault.take();
+            let top = core.regs[RSP].wrapping_sub(R::Pointer::BYTES);
+            core.probe_write(top, R::Pointer::BYTES as usize, world)?;
+            core.fault = kept;
+            Err(fault)
+        }
+    }
 }
 
 fn call<R: Reach>(core: &mut Core, op: &Op, world: &World<'_>) -> Done {

@@ -32,9 +32,9 @@ fn choose<const LEFT: bool>(l: &mut Lowering<'_>) -> Option<()> {
         _ => sized!(size, shift_mem, LEFT) as Exec,
     };
     if form == Form::RegReg {
-        l.push_pure(op, op.exec)
+        l.push_pure(op, op.exec);
     } else {
-        l.push(op)
+        l.push(op);
     }
     if by_cl || op.imm == 0 {
         l.may_keep_flags();
@@ -43,22 +43,19 @@ fn choose<const LEFT: bool>(l: &mut Lowering<'_>) -> Option<()> {
 }
 
 /// The result of a count that is not 0. Of words, counts above 16, for which it is undefined (Intel
-/// SDM 2, "SHLD"), go on with the first operand's bits again.
+/// SDM 2, "SHLD"), go on with the second operand's bits again, as processors have it.
 fn apply<W: Word, const LEFT: bool>(a: W, b: W, count: u32, flags: &mut Flags) -> W {
     let (wide_a, wide_b, bits) = (u128::from(a.zext()), u128::from(b.zext()), W::BITS);
-    let again = if bits == 16 { wide_a << 32 } else { 0 };
+    // What comes in: twice the second operand's bits, of which more than one is words' alone.
+    let (rest, twice) = if bits == 16 { (32, wide_b << 16 | wide_b) } else { (bits, wide_b) };
     let (result, cf) = if LEFT {
-        let (whole, rest) = match bits {
-            16 => (again | wide_b << 16 | wide_a, 32),
-            bits => (wide_a << bits | wide_b, bits),
-        };
-        let shifted = whole >> (rest - count);
+        let shifted = (wide_a << rest | twice) >> (rest - count);
         (shifted, shifted >> bits & 1)
     } else {
-        let whole = again | wide_b << bits | wide_a;
+        let whole = twice << bits | wide_a;
         (whole >> count, whole >> (count - 1) & 1)
     };
-    let (result, cf) = (W::of(result as u64), cf != 0);
+    let (result, cf) = (W::of(result as u64), cf != 0 && count <= bits);
     let sign = |value: W| value.sext() >> 63 != 0;
     flags.result(result, cf, sign(result) != sign(a));
     result

@@ -5,7 +5,7 @@ use std::sync::atomic::{Ordering::SeqCst, fence};
 
 use iced_x86::{Code, Mnemonic};
 
-use super::Done;
+use super::{Done, invalid};
 use crate::{
     core::{Core, World},
     decode::Lowering,
@@ -21,6 +21,11 @@ pub(super) fn lower(l: &mut Lowering<'_>) -> Option<()> {
             let mut op = l.operands().0;
             op.exec = flush;
             l.push(op);
+        }
+        // A prefetch of a register (AMD APM 3, "PREFETCHlevel").
+        _ if is_bad_prefetch(i.code()) => {
+            l.push(l.bare(invalid));
+            l.end_block();
         }
         Mnemonic::Endbr32
         | Mnemonic::Endbr64
@@ -57,6 +62,15 @@ fn is_nop(code: Code) -> bool {
             | Code::Prefetchreserved5_m8
             | Code::Prefetchreserved6_m8
             | Code::Prefetchreserved7_m8
+    )
+}
+
+fn is_bad_prefetch(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Reservednop_rm16_r16_0F0D
+            | Code::Reservednop_rm32_r32_0F0D
+            | Code::Reservednop_rm64_r64_0F0D
     )
 }
 

@@ -156,9 +156,9 @@ fn product(l: &mut Lowering<'_>) -> Option<()> {
     op.exec = exec::<true>(form, size, immediate);
     let lean = exec::<false>(form, size, immediate);
     if form == Form::RegReg {
-        l.push_pure(op, lean)
+        l.push_pure(op, lean);
     } else {
-        l.push_or_lean(op, lean)
+        l.push_or_lean(op, lean);
     }
     Some(())
 }

@@ -159,9 +159,9 @@ fn choose<S: Shift>(l: &mut Lowering<'_>, through: bool) -> Option<()> {
     op.exec = exec::<S, true>(mem, size);
     let lean = exec::<S, false>(mem, size);
     if mem {
-        l.push_or_lean(op, lean)
+        l.push_or_lean(op, lean);
     } else {
-        l.push_pure(op, lean)
+        l.push_pure(op, lean);
     }
     if by_cl || op.imm == 0 || through {
         l.may_keep_flags();

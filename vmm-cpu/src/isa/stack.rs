@@ -165,27 +165,12 @@ fn enter(l: &mut Lowering<'_>) -> Option<()> {
     Some(())
 }
 
-/// ENTER with nesting pushes up to 32 times: it is executed on its own, so that the pushes cannot
-/// stop once they were all probed.
+/// Pushes happen one after the other, as on processors: a fault leaves those before it in memory,
+/// and the registers as they were.
 fn build_frame<W: Word>(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
-    if !core.careful {
-        return Err(Stop::Careful);
-    }
-    let (old_top, old_frame) = (core.regs[RSP], core.regs[RBP]);
-    let depth = u64::from(op.third);
+    let (old_frame, depth) = (core.regs[RBP], u64::from(op.third));
     let slot = |base: u64, n: u64| base.wrapping_sub(n * W::BYTES);
-    let frame = slot(old_top, 1);
-    let top = slot(old_top, depth + 1).wrapping_sub(op.imm);
-    core.probe_write(frame, W::BYTES as usize, world)?;
-    for n in 1..depth {
-        core.probe_read(slot(old_frame, n), W::BYTES as usize, world)?;
-        core.probe_write(slot(frame, n), W::BYTES as usize, world)?;
-    }
-    if depth > 0 {
-        core.probe_write(slot(frame, depth), W::BYTES as usize, world)?;
-    }
-    // The new top is written to in form only (Intel SDM 2, "ENTER").
-    core.probe_write(top, W::BYTES as usize, world)?;
+    let frame = slot(core.regs[RSP], 1);
     core.store(frame, W::of(old_frame), world)?;
     for n in 1..depth {
         let outer = core.load::<W>(slot(old_frame, n), world)?;
@@ -194,6 +179,9 @@ fn build_frame<W: Word>(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
     if depth > 0 {
         core.store(slot(frame, depth), W::of(frame), world)?;
     }
+    let top = slot(frame, depth).wrapping_sub(op.imm);
+    // The new top is written to in form only (Intel SDM 2, "ENTER").
+    core.probe_write(top, W::BYTES as usize, world)?;
     core.set_reg(RBP, W::of(frame));
     core.regs[RSP] = top;
     Ok(())

@@ -227,18 +227,10 @@ fn once<W: Word, E: Element>(core: &mut Core, op: &Op, world: &World<'_>) -> Don
 }
 
 fn repeat<W: Word, E: Element>(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
-    // A fault brings the flags back that were there before (Intel SDM 2, "REP").
-    let before = core.flags;
     let mut patience = if core.careful { 1 } else { PATIENCE };
     let mut left = core.regs[RCX] & op.imm;
     while left != 0 && patience != 0 {
-        let again = match E::step::<W>(core, op, world) {
-            Ok(again) => again,
-            Err(stop) => {
-                core.flags = before;
-                return Err(stop);
-            }
-        };
+        let again = E::step::<W>(core, op, world)?;
         left -= 1;
         patience -= 1;
         if again && left != 0 && !core.careful {
