@@ -4,7 +4,6 @@ use iced_x86::{Code, CpuidFeature, EncodingKind, FlowControl, Mnemonic, OpCodeOp
 
 /// Why a code is left out; `None` if it is not.
 pub fn why_not(code: Code) -> Option<&'static str> {
-    use Mnemonic as M;
     let op = code.op_code();
     if !op.mode64() || !op.is_instruction() || op.fwait() {
         return Some("not an instruction of 64-bit mode");
@@ -18,8 +17,42 @@ pub fn why_not(code: Code) -> Option<&'static str> {
     if op.intel_decoder64() != op.amd_decoder64() {
         return Some("only one vendor has it in 64-bit mode");
     }
-    let system = matches!(
-        code.mnemonic(),
+    let loads_segment = op.op_kinds().iter().take(1).any(|kind| {
+        use OpCodeOperandKind as K;
+        let segment = matches!(kind, K::seg_reg | K::es | K::ss | K::ds | K::fs | K::gs);
+        segment && matches!(code.mnemonic(), Mnemonic::Mov | Mnemonic::Pop)
+    });
+    let far = matches!(
+        code,
+        Code::Call_m1616
+            | Code::Call_m1632
+            | Code::Call_m1664
+            | Code::Jmp_m1616
+            | Code::Jmp_m1632
+            | Code::Jmp_m1664
+    );
+    if is_system(code.mnemonic()) || loads_segment || far {
+        return Some("the system's: its result depends on tables or modes, or it leaves user code");
+    }
+    if is_unsteady(code.mnemonic()) {
+        return Some("its result is not the same twice, or not the same on two processors");
+    }
+    if matches!(code.flow_control(), FlowControl::XbeginXabortXend | FlowControl::Interrupt)
+        && code != Code::Int3
+    {
+        return Some("transactions and software interrupts");
+    }
+    if !code.cpuid_features().iter().all(|feature| host_has(*feature)) {
+        return Some("this processor does not have it");
+    }
+    None
+}
+
+/// Its result depends on tables or modes, or it leaves user code.
+fn is_system(mnemonic: Mnemonic) -> bool {
+    use Mnemonic as M;
+    matches!(
+        mnemonic,
         M::Lar
             | M::Lsl
             | M::Verr
@@ -72,26 +105,14 @@ pub fn why_not(code: Code) -> Option<&'static str> {
             | M::Getsec
             | M::Rdpkru
             | M::Wrpkru
-    );
-    let loads_segment = op.op_kinds().iter().take(1).any(|kind| {
-        use OpCodeOperandKind as K;
-        let segment = matches!(kind, K::seg_reg | K::es | K::ss | K::ds | K::fs | K::gs);
-        segment && matches!(code.mnemonic(), M::Mov | M::Pop)
-    });
-    let far = matches!(
-        code,
-        Code::Call_m1616
-            | Code::Call_m1632
-            | Code::Call_m1664
-            | Code::Jmp_m1616
-            | Code::Jmp_m1632
-            | Code::Jmp_m1664
-    );
-    if system || loads_segment || far {
-        return Some("the system's: its result depends on tables or modes, or it leaves user code");
-    }
-    let unsteady = matches!(
-        code.mnemonic(),
+    )
+}
+
+/// Its result is not the same twice.
+fn is_unsteady(mnemonic: Mnemonic) -> bool {
+    use Mnemonic as M;
+    matches!(
+        mnemonic,
         M::Cpuid
             | M::Rdtsc
             | M::Rdtscp
@@ -104,19 +125,7 @@ pub fn why_not(code: Code) -> Option<&'static str> {
             | M::Xabort
             | M::Xend
             | M::Xtest
-    );
-    if unsteady {
-        return Some("its result is not the same twice, or not the same on two processors");
-    }
-    if matches!(code.flow_control(), FlowControl::XbeginXabortXend | FlowControl::Interrupt)
-        && code != Code::Int3
-    {
-        return Some("transactions and software interrupts");
-    }
-    if !code.cpuid_features().iter().all(|feature| host_has(*feature)) {
-        return Some("this processor does not have it");
-    }
-    None
+    )
 }
 
 /// Whether the processor has this feature. Those the software CPU will not have are not asked for.

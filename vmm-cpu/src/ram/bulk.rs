@@ -1,4 +1,5 @@
 //! Many bytes of one page at once.
+#![expect(unsafe_code, reason = "moves runs of bytes in pages that are lent")]
 
 use super::{Entry, OFFSET, PAGE_SIZE, Raw};
 

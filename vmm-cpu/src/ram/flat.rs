@@ -1,4 +1,5 @@
 //! Plain memory from physical address 0 on: all that a program without a machine needs.
+#![expect(unsafe_code, reason = "owns an allocation that guests write to")]
 
 use std::{
     alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error},

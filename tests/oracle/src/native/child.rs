@@ -1,4 +1,8 @@
 //! The executing process. After the fork it neither allocates nor locks nor panics.
+#![expect(
+    unsafe_code,
+    reason = "maps the arena, catches signals, reads and writes by pipe after a fork"
+)]
 
 use std::{mem, ptr};
 

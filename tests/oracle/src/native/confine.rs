@@ -1,4 +1,5 @@
 //! What the executing process may ask of the kernel: to read, to write, to end.
+#![expect(unsafe_code, reason = "a system call that takes a pointer")]
 
 use std::mem::offset_of;
 

@@ -1,4 +1,5 @@
 //! The memory by which cases and outcomes go between the two processes.
+#![expect(unsafe_code, reason = "memory that two processes share")]
 
 use std::{io, mem::size_of, ptr};
 

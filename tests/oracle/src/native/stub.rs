@@ -1,6 +1,7 @@
 //! The few instructions around each case: load all registers, jump; save all registers, come back.
 //!
 //! There is no register left to point at anything, so that everything lies at a distance from RIP.
+#![expect(unsafe_code, reason = "loads and saves all registers around one instruction")]
 
 use std::{arch::naked_asm, mem::offset_of, ptr};
 
