@@ -12,6 +12,7 @@ pub mod generate;
 pub mod native;
 pub mod operands;
 pub mod ours;
+pub mod program;
 pub mod random;
 pub mod report;
 pub mod space;

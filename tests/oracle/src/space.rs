@@ -19,6 +19,8 @@ const TSS: u64 = 0x4000;
 const STACK_END: u64 = 0x7000;
 const IDT: u64 = 0x7000;
 const HANDLERS: u64 = 0x8000;
+/// Where SYSCALL leads: a HLT of CPL 0.
+pub const SYSCALL_ENTRY: u64 = SYSTEM + HANDLERS + 0x800;
 /// The first page that is free.
 const FREE: u64 = 0x9000;
 const VECTORS: u64 = 32;
@@ -70,6 +72,7 @@ impl Space {
             space.put(IDT + vector * 16 + 8, to >> 32);
             space.ram.write(HANDLERS + vector * 16, &[0xf4]);
         }
+        space.ram.write(SYSCALL_ENTRY - SYSTEM, &[0xf4]);
         space
     }
 
@@ -77,9 +80,12 @@ impl Space {
     pub fn cpu(&self) -> (Cpu, State) {
         let mut cpu = Cpu::new(Arc::new(CodeMap::new()));
         let mut state = self.user_state();
+        // STAR, LSTAR, FMASK.
+        let star = u64::from(USER_DATA - 8) << 48 | u64::from(SYSTEM_CODE) << 32;
+        state.msrs = vec![(0xc000_0081, star), (0xc000_0082, SYSCALL_ENTRY), (0xc000_0084, 0x700)];
         // What a state may hold is the CPU's to say.
         let refused = cpu.set_state(&state).err();
-        debug_assert!(refused.is_none(), "{refused:?}");
+        assert!(refused.is_none(), "{refused:?}");
         state.msrs.clear();
         (cpu, state)
     }
