@@ -4,6 +4,7 @@
 //! Cases are made of `iced-x86`'s instruction codes, never of random bytes: those could be system
 //! calls. `oracle --help` says what the program does; `tests/` runs a slice of it.
 
+pub mod anything;
 pub mod arena;
 pub mod case;
 pub mod codes;

@@ -8,6 +8,7 @@
 
 mod child;
 mod confine;
+mod guarded;
 mod shared;
 mod stub;
 
@@ -18,6 +19,7 @@ use std::{
 };
 
 use crate::case::{Case, Fault, Outcome, Window};
+pub use guarded::Guarded;
 use shared::{Output, Shared};
 
 /// What the trap number is when an instruction came to its end.

@@ -1,0 +1,166 @@
+//! Any bytes as code, state and page tables: the CPU may fault, halt or shut down, but it comes
+//! back, and never leaves its memory.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use vmm_cpu::{CodeMap, Cpu, Exit, Segment, State, Table};
+
+use crate::{native::Guarded, space::Nobody};
+
+const PAGES: usize = 20;
+const TABLES: u64 = 0x1000;
+const IDT: u64 = 0x5000;
+const TSS: u64 = 0x6000;
+const GDT: u64 = 0x7000;
+const HANDLER: u64 = 0x8000;
+const CODE: u64 = 0xa000;
+const STACK: u64 = 0x1_0000;
+
+/// Bytes, and zeros when they are used up.
+struct Source<'a>(&'a [u8]);
+
+impl Source<'_> {
+    fn byte(&mut self) -> u8 {
+        let Some((first, rest)) = self.0.split_first() else { return 0 };
+        self.0 = rest;
+        *first
+    }
+
+    fn word(&mut self) -> u64 {
+        u64::from_le_bytes(std::array::from_fn(|_| self.byte()))
+    }
+
+    /// An address in or near memory, or any value.
+    fn value(&mut self) -> u64 {
+        let (how, offset) = (self.byte(), u64::from(self.byte()) << 8 | u64::from(self.byte()));
+        match how % 8 {
+            0 | 1 => CODE + offset % 0x2000,
+            2 | 3 => offset % (PAGES as u64 * 4096 + 64),
+            4 => (offset as i16) as u64,
+            5 => 1 << (offset % 64),
+            6 => 0x0000_8000_0000_0000_u64.wrapping_add_signed(i64::from(offset as i8)),
+            _ => self.word(),
+        }
+    }
+}
+
+/// Executes what `input` says.
+///
+/// # Panics
+/// If the CPU does what it must not: hang, panic, or come to a state that it does not take back.
+pub fn survives(input: &[u8]) {
+    let mut source = Source(input);
+    let Ok(ram) = Guarded::new(PAGES) else { return };
+    kernel(&ram);
+    let mut cpu = Cpu::new(Arc::new(CodeMap::new()));
+    let state = state(&cpu.state(), &mut source);
+    // What is overwritten: tables, descriptors, gates, code.
+    for _ in 0..source.byte() % 12 {
+        let at = u64::from(source.byte()) << 8 | u64::from(source.byte());
+        ram.write(at, &source.value().to_le_bytes());
+    }
+    ram.write(CODE, source.0);
+    if cpu.set_state(&state).is_err() {
+        return;
+    }
+    for _ in 0..8 {
+        if cpu.step(&ram, &Nobody) != Exit::Step {
+            break;
+        }
+    }
+    runs(&mut cpu, &ram);
+    let after = timeless(&cpu);
+    let refused = cpu.set_state(&after).err();
+    assert!(refused.is_none(), "{refused:?}: {after:?}");
+    assert_eq!(timeless(&cpu), after, "the state that was taken is another");
+}
+
+/// The state without the time-stamp counter, which goes on.
+fn timeless(cpu: &Cpu) -> State {
+    const TSC: u32 = 0x10;
+    let mut state = cpu.state();
+    state.msrs.retain(|(index, _)| *index != TSC);
+    state
+}
+
+/// Runs for a moment, and must come back when called.
+fn runs(cpu: &mut Cpu, ram: &Guarded) {
+    let (attention, back) = (cpu.attention(), AtomicBool::new(false));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            // Longer, and no more of it would be seen; most guests are at an end at once.
+            let begin = Instant::now();
+            while !back.load(Relaxed) {
+                thread::yield_now();
+                if begin.elapsed() > Duration::from_micros(500) {
+                    attention.call();
+                }
+                assert!(begin.elapsed() < Duration::from_secs(10), "the CPU does not come back");
+            }
+        });
+        for _ in 0..4 {
+            if matches!(cpu.run(ram, &Nobody), Exit::Attention | Exit::TripleFault) {
+                break;
+            }
+        }
+        back.store(true, Relaxed);
+    });
+}
+
+/// Tables that map memory at its own addresses, and gates that lead to an IRETQ.
+fn kernel(ram: &Guarded) {
+    let put = |at: u64, word: u64| ram.write(at, &word.to_le_bytes());
+    for level in 0..3 {
+        put(TABLES + level * 4096, TABLES + (level + 1) * 4096 + 7);
+    }
+    for page in 0..PAGES as u64 {
+        put(TABLES + 3 * 4096 + page * 8, page << 12 | 7);
+    }
+    let (code, data, user) = (0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff, 3_u64 << 45);
+    let task = 0x0000_8900_0000_0067 | TSS << 16;
+    let gdt = [0, 0, code, data, 0, data | user, code | user, 0, task, 0];
+    gdt.into_iter().zip(0..).for_each(|(word, n)| put(GDT + n * 8, word));
+    put(TSS + 4, STACK);
+    for vector in 0..256 {
+        put(IDT + vector * 16, HANDLER & 0xffff | 0x10 << 16 | 0xee00 << 32);
+    }
+    // add rsp, 8; iretq: right for exceptions with an error code, wrong for the rest.
+    ram.write(HANDLER, &[0x48, 0x83, 0xc4, 8, 0x48, 0xcf]);
+}
+
+fn state(default: &State, source: &mut Source<'_>) -> State {
+    let mut state = State { cr3: TABLES, ..default.clone() };
+    state.msrs.clear();
+    let user = source.byte() & 1 != 0;
+    let dpl = if user { 3 } else { 0 };
+    let (code, data) = if user { (0x33, 0x2b) } else { (0x10, 0x18) };
+    state.segments = [Segment::data(data, dpl); 6];
+    state.segments[1] = Segment::code64(code, dpl);
+    state.segments[4].base = source.value();
+    state.segments[5].base = source.value();
+    state.gdtr = Table { base: GDT, limit: 79 };
+    state.idtr = Table { base: IDT, limit: 0xfff };
+    state.tr = Segment::task(0x40, TSS, 0x67);
+    // Any bits of the control registers; those that do not exist are refused.
+    state.cr0 ^= u64::from(source.byte()) & 0x2e | u64::from(source.byte() & 5) << 16;
+    state.cr4 ^= source.word() & 0x37_0fff & u64::from(source.byte()).wrapping_mul(0x0101_0101);
+    state.efer ^= u64::from(source.byte() & 9) << 8 & 0x801;
+    state.registers.rflags = source.word() & 0x3f_7fd7 | 2;
+    state.registers.rip = if source.byte() % 8 == 0 { source.value() } else { CODE };
+    for register in &mut state.registers.general {
+        *register = source.value();
+    }
+    let fill = source.byte();
+    for byte in state.xsave.iter_mut().skip(32).take(384) {
+        *byte = if fill & 1 != 0 { source.byte() } else { fill };
+    }
+    state.xsave[24..26].copy_from_slice(&[0x80 | source.byte(), source.byte() | 0x1f]);
+    state
+}
