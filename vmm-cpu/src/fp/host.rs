@@ -3,19 +3,29 @@
 
 use std::arch::asm;
 
-use super::{MASKS, Sse, Unit, flag};
+use super::{Answer, MASKS, Sse, Unit, X87, flag};
 use crate::vector::Vector;
 
 /// The processor this runs on.
 #[derive(Debug)]
 pub(crate) struct Host;
 
+impl Unit for Host {
+    #[inline(always)]
+    fn sse(op: Sse, a: Vector, b: Vector, mxcsr: u32) -> (Vector, u32) {
+        sse(op, a, b, mxcsr)
+    }
+
+    fn x87(op: X87, a: Vector, b: Vector, control: u16) -> Answer {
+        x87(op, a, b, control)
+    }
+}
+
 /// Rows of operation and instructions, on `{a}` and `{b}`, by way of `{r}`.
 macro_rules! instructions {
     ($($op:ident $($text:literal),+;)*) => {
-        impl Unit for Host {
-            #[inline(always)]
-            fn sse(op: Sse, a: Vector, b: Vector, mxcsr: u32) -> (Vector, u32) {
+        #[inline(always)]
+        fn sse(op: Sse, a: Vector, b: Vector, mxcsr: u32) -> (Vector, u32) {
                 let mut result = a;
                 let mut status = mxcsr & !flag::ALL | flag::ALL << MASKS;
                 let mut host = 0u32;
@@ -46,7 +56,6 @@ macro_rules! instructions {
                     },)*
                 }
                 (result, status & flag::ALL)
-            }
         }
     };
 }
@@ -100,4 +109,82 @@ instructions! {
     SubPs "subps {a}, {b}";
     SubSd "subsd {a}, {b}";
     SubSs "subss {a}, {b}";
+}
+
+/// Rows of operation and instructions, which find their operands at `{a}` and `{b}`, leave the
+/// register stack empty, and store results at `{result}` and `{second}`.
+macro_rules! stack_instructions {
+    ($($op:ident $($text:literal),+;)*) => {
+        fn x87(op: X87, a: Vector, b: Vector, control: u16) -> Answer {
+            let mut answer = Answer::default();
+            let control = control | flag::ALL as u16;
+            let mut host = 0u16;
+            match op {
+                // SAFETY: reads and writes the variables that it is given the addresses of; the
+                // register stack is empty before (the calling convention wants that) and after;
+                // all exceptions are masked while it computes, and the control word is what it was
+                // when it is done.
+                $(X87::$op => unsafe {
+                    asm!(
+                        "fnstcw word ptr [{host}]",
+                        "fnclex",
+                        "fldcw word ptr [{control}]",
+                        $($text,)+
+                        "fnclex",
+                        "fldcw word ptr [{host}]",
+                        "/* {a} {b} {second} */",
+                        a = in(reg) &a,
+                        b = in(reg) &b,
+                        result = in(reg) &mut answer.result,
+                        second = in(reg) &mut answer.second,
+                        status = in(reg) &mut answer.status,
+                        control = in(reg) &control,
+                        host = in(reg) &mut host,
+                        out("st(0)") _, out("st(1)") _, out("st(2)") _, out("st(3)") _,
+                        out("st(4)") _, out("st(5)") _, out("st(6)") _, out("st(7)") _,
+                        options(nostack, preserves_flags),
+                    );
+                },)*
+            }
+            answer
+        }
+    };
+}
+
+stack_instructions! {
+    Add "fld tbyte ptr [{b}]", "fld tbyte ptr [{a}]", "fadd st(0), st(1)", "fnstsw word ptr [{status}]", "fstp tbyte ptr [{result}]", "fstp st(0)";
+    Compare "fld tbyte ptr [{b}]", "fld tbyte ptr [{a}]", "fcom st(1)", "fnstsw word ptr [{status}]", "fstp tbyte ptr [{result}]", "fstp st(0)";
+    Cos "fld tbyte ptr [{a}]", "fcos", "fnstsw word ptr [{status}]", "fstp tbyte ptr [{result}]";
+    Div "fld tbyte ptr [{b}]", "fld tbyte ptr [{a}]", "fdiv st(0), st(1)", "fnstsw word ptr [{status}]", "fstp tbyte ptr [{result}]", "fstp st(0)";
+    Exp2Minus1 "fld tbyte ptr [{a}]", "f2xm1", "fnstsw word ptr [{status}]", "fstp tbyte ptr [{result}]";
+    Extract "fld tbyte ptr [{a}]", "fxtract", "fnstsw word ptr [{status}]", "fstp tbyte ptr [{result}]", "fstp tbyte ptr [{second}]";
+    FromBcd "fbld tbyte ptr [{a}]", "fnstsw word ptr [{status}]", "fstp tbyte ptr [{result}]";
+    FromF32 "fld dword ptr [{a}]", "fnstsw word ptr [{status}]", "fstp tbyte ptr [{result}]";
+    FromF64 "fld qword ptr [{a}]", "fnstsw word ptr [{status}]", "fstp tbyte ptr [{result}]";
+    FromI64 "fild qword ptr [{a}]", "fnstsw word ptr [{status}]", "fstp tbyte ptr [{result}]";
+    L2e "fldl2e", "fnstsw word ptr [{status}]", "fstp tbyte ptr [{result}]";
+    L2t "fldl2t", "fnstsw word ptr [{status}]", "fstp tbyte ptr [{result}]";
+    Lg2 "fldlg2", "fnstsw word ptr [{status}]", "fstp tbyte ptr [{result}]";
+    Ln2 "fldln2", "fnstsw word ptr [{status}]", "fstp tbyte ptr [{result}]";
+    Mul "fld tbyte ptr [{b}]", "fld tbyte ptr [{a}]", "fmul st(0), st(1)", "fnstsw word ptr [{status}]", "fstp tbyte ptr [{result}]", "fstp st(0)";
+    Patan "fld tbyte ptr [{b}]", "fld tbyte ptr [{a}]", "fpatan", "fnstsw word ptr [{status}]", "fstp tbyte ptr [{result}]";
+    Pi "fldpi", "fnstsw word ptr [{status}]", "fstp tbyte ptr [{result}]";
+    Prem "fld tbyte ptr [{b}]", "fld tbyte ptr [{a}]", "fprem", "fnstsw word ptr [{status}]", "fstp tbyte ptr [{result}]", "fstp st(0)";
+    Prem1 "fld tbyte ptr [{b}]", "fld tbyte ptr [{a}]", "fprem1", "fnstsw word ptr [{status}]", "fstp tbyte ptr [{result}]", "fstp st(0)";
+    Ptan "fld tbyte ptr [{a}]", "fptan", "fnstsw word ptr [{status}]", "fstp tbyte ptr [{result}]", "fstp tbyte ptr [{second}]";
+    Round "fld tbyte ptr [{a}]", "frndint", "fnstsw word ptr [{status}]", "fstp tbyte ptr [{result}]";
+    Scale "fld tbyte ptr [{b}]", "fld tbyte ptr [{a}]", "fscale", "fnstsw word ptr [{status}]", "fstp tbyte ptr [{result}]", "fstp st(0)";
+    Sin "fld tbyte ptr [{a}]", "fsin", "fnstsw word ptr [{status}]", "fstp tbyte ptr [{result}]";
+    SinCos "fld tbyte ptr [{a}]", "fsincos", "fnstsw word ptr [{status}]", "fstp tbyte ptr [{result}]", "fstp tbyte ptr [{second}]";
+    Sqrt "fld tbyte ptr [{a}]", "fsqrt", "fnstsw word ptr [{status}]", "fstp tbyte ptr [{result}]";
+    Sub "fld tbyte ptr [{b}]", "fld tbyte ptr [{a}]", "fsub st(0), st(1)", "fnstsw word ptr [{status}]", "fstp tbyte ptr [{result}]", "fstp st(0)";
+    ToBcd "fld tbyte ptr [{a}]", "fbstp tbyte ptr [{result}]", "fnstsw word ptr [{status}]";
+    ToF32 "fld tbyte ptr [{a}]", "fstp dword ptr [{result}]", "fnstsw word ptr [{status}]";
+    ToF64 "fld tbyte ptr [{a}]", "fstp qword ptr [{result}]", "fnstsw word ptr [{status}]";
+    ToI16 "fld tbyte ptr [{a}]", "fistp word ptr [{result}]", "fnstsw word ptr [{status}]";
+    ToI32 "fld tbyte ptr [{a}]", "fistp dword ptr [{result}]", "fnstsw word ptr [{status}]";
+    ToI64 "fld tbyte ptr [{a}]", "fistp qword ptr [{result}]", "fnstsw word ptr [{status}]";
+    UnorderedCompare "fld tbyte ptr [{b}]", "fld tbyte ptr [{a}]", "fucom st(1)", "fnstsw word ptr [{status}]", "fstp tbyte ptr [{result}]", "fstp st(0)";
+    Yl2x "fld tbyte ptr [{b}]", "fld tbyte ptr [{a}]", "fyl2x", "fnstsw word ptr [{status}]", "fstp tbyte ptr [{result}]";
+    Yl2xp1 "fld tbyte ptr [{b}]", "fld tbyte ptr [{a}]", "fyl2xp1", "fnstsw word ptr [{status}]", "fstp tbyte ptr [{result}]";
 }

@@ -2,11 +2,10 @@
 
 mod compare;
 mod host;
+mod quick;
 
-pub(crate) use self::{
-    compare::{Bits, Relation, compare, extreme, lanes},
-    host::Host as Here,
-};
+pub(crate) use self::compare::{Bits, Relation, compare, extreme, lanes};
+use self::host::Host as Here;
 use crate::vector::Vector;
 
 /// The flags of MXCSR (Intel SDM 1-10.2.3); the masks of their exceptions lie [`MASKS`] higher.
@@ -96,9 +95,84 @@ pub(crate) enum Sse {
     SubSs,
 }
 
+/// An operation of the x87 unit. Operands and results are 80 bits long unless said otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum X87 {
+    Add,
+    /// Sets the condition codes.
+    Compare,
+    Cos,
+    Div,
+    Exp2Minus1,
+    /// The significand, and as second result the exponent.
+    Extract,
+    FromBcd,
+    FromF32,
+    FromF64,
+    FromI64,
+    L2e,
+    L2t,
+    Lg2,
+    Ln2,
+    Mul,
+    /// The arc tangent of `b / a`.
+    Patan,
+    Pi,
+    Prem,
+    Prem1,
+    /// 1, and as second result the tangent.
+    Ptan,
+    Round,
+    Scale,
+    Sin,
+    /// The cosine, and as second result the sine.
+    SinCos,
+    Sqrt,
+    Sub,
+    ToBcd,
+    ToF32,
+    ToF64,
+    ToI16,
+    ToI32,
+    ToI64,
+    /// As `Compare`, but quiet NaNs are not invalid.
+    UnorderedCompare,
+    /// `b` times the binary logarithm of `a`.
+    Yl2x,
+    /// `b` times the binary logarithm of `a + 1`.
+    Yl2xp1,
+}
+
+/// What an operation of the x87 unit came to.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Answer {
+    pub(crate) result: Vector,
+    /// A result that lies below the first on the stack.
+    pub(crate) second: Vector,
+    /// The status word: flags that were raised, and condition codes.
+    pub(crate) status: u16,
+}
+
 /// Something that computes.
 pub(crate) trait Unit {
+    /// The operation on ST(0) and ST(1) under a control word with all exceptions masked.
+    fn x87(op: X87, a: Vector, b: Vector, control: u16) -> Answer;
+
     /// The result under MXCSR's rounding, DAZ and FTZ with all exceptions masked, and the flags
     /// that were raised.
     fn sse(op: Sse, a: Vector, b: Vector, mxcsr: u32) -> (Vector, u32);
+}
+
+/// The result of an operation, and the flags that it raises, as [`Unit::sse`].
+#[inline(always)]
+pub(crate) fn sse(op: Sse, a: Vector, b: Vector, mxcsr: u32) -> (Vector, u32) {
+    match quick::sse(op, a, b, mxcsr) {
+        Some(result) => (result, 0),
+        None => Here::sse(op, a, b, mxcsr),
+    }
+}
+
+/// An operation of the x87 unit, as [`Unit::x87`].
+pub(crate) fn x87(op: X87, a: Vector, b: Vector, control: u16) -> Answer {
+    Here::x87(op, a, b, control)
 }

@@ -17,6 +17,7 @@ mod stack;
 mod string;
 mod system;
 mod transfer;
+mod x87;
 mod xsave;
 
 use crate::{
@@ -33,7 +34,7 @@ pub(crate) type Done = Result<(), Stop>;
 
 /// Turns an instruction into operations. `None` if it is not built.
 pub(crate) fn lower(l: &mut Lowering<'_>) -> Option<()> {
-    const FAMILIES: [fn(&mut Lowering<'_>) -> Option<()>; 18] = [
+    const FAMILIES: [fn(&mut Lowering<'_>) -> Option<()>; 19] = [
         transfer::lower,
         alu::lower,
         branch::lower,
@@ -51,6 +52,7 @@ pub(crate) fn lower(l: &mut Lowering<'_>) -> Option<()> {
         flag::lower,
         string::lower,
         system::lower,
+        x87::lower,
         xsave::lower,
     ];
     FAMILIES.iter().find_map(|lower| lower(l))

@@ -6,10 +6,7 @@ use super::Done;
 use crate::{
     core::{Core, World},
     exception::{Exception, Vector as Number},
-    fp::{
-        Bits, Here, MASKS, ROUNDING, ROUNDING_AT, Relation, Sse, Unit, compare, extreme, flag,
-        lanes,
-    },
+    fp::{Bits, MASKS, ROUNDING, ROUNDING_AT, Relation, Sse, compare, extreme, flag, lanes, sse},
     op::{Exec, Op, Stop},
     system::CR4_OSXMMEXCPT,
     vector::{Lane, Vector},
@@ -86,19 +83,19 @@ fn from_quadword(i: &Instruction) -> bool {
 }
 
 arithmetic! { wide_exec:
-    Cvtsd2si(a, b, _, m) Here::sse(Sse::CvtSd2SiQ, a, b, m);
-    Cvtsi2sd(a, b, _, m) Here::sse(Sse::CvtSi2SdQ, a, b, m);
-    Cvtsi2ss(a, b, _, m) Here::sse(Sse::CvtSi2SsQ, a, b, m);
-    Cvtss2si(a, b, _, m) Here::sse(Sse::CvtSs2SiQ, a, b, m);
-    Cvttsd2si(a, b, _, m) Here::sse(Sse::CvttSd2SiQ, a, b, m);
-    Cvttss2si(a, b, _, m) Here::sse(Sse::CvttSs2SiQ, a, b, m);
+    Cvtsd2si(a, b, _, m) sse(Sse::CvtSd2SiQ, a, b, m);
+    Cvtsi2sd(a, b, _, m) sse(Sse::CvtSi2SdQ, a, b, m);
+    Cvtsi2ss(a, b, _, m) sse(Sse::CvtSi2SsQ, a, b, m);
+    Cvtss2si(a, b, _, m) sse(Sse::CvtSs2SiQ, a, b, m);
+    Cvttsd2si(a, b, _, m) sse(Sse::CvttSd2SiQ, a, b, m);
+    Cvttss2si(a, b, _, m) sse(Sse::CvttSs2SiQ, a, b, m);
 }
 
 arithmetic! { narrow_exec:
-    Addpd(a, b, _, m) Here::sse(Sse::AddPd, a, b, m);
-    Addps(a, b, _, m) Here::sse(Sse::AddPs, a, b, m);
-    Addsd(a, b, _, m) Here::sse(Sse::AddSd, a, b, m);
-    Addss(a, b, _, m) Here::sse(Sse::AddSs, a, b, m);
+    Addpd(a, b, _, m) sse(Sse::AddPd, a, b, m);
+    Addps(a, b, _, m) sse(Sse::AddPs, a, b, m);
+    Addsd(a, b, _, m) sse(Sse::AddSd, a, b, m);
+    Addss(a, b, _, m) sse(Sse::AddSs, a, b, m);
     Addsubpd(a, b, _, m) alternate::<u64>(a, b, m, Sse::SubPd, Sse::AddPd);
     Addsubps(a, b, _, m) alternate::<u32>(a, b, m, Sse::SubPs, Sse::AddPs);
     Cmppd(a, b, imm, m) lanes(a, b, |a, b| truth::<u64>(a, b, imm, m));
@@ -106,25 +103,25 @@ arithmetic! { narrow_exec:
     Cmpsd(a, b, imm, m) low(a, b, |a, b| truth::<u64>(a, b, imm, m));
     Cmpss(a, b, imm, m) low(a, b, |a, b| truth::<u32>(a, b, imm, m));
     Cvtdq2pd(_, b, _, _) (f64::each(|i| f64::from(i32::lanes(b)[i])), 0);
-    Cvtdq2ps(a, b, _, m) Here::sse(Sse::CvtDq2Ps, a, b, m);
-    Cvtpd2dq(a, b, _, m) Here::sse(Sse::CvtPd2Dq, a, b, m);
-    Cvtpd2ps(a, b, _, m) Here::sse(Sse::CvtPd2Ps, a, b, m);
-    Cvtps2dq(a, b, _, m) Here::sse(Sse::CvtPs2Dq, a, b, m);
-    Cvtps2pd(a, b, _, m) Here::sse(Sse::CvtPs2Pd, a, b, m);
-    Cvtsd2si(a, b, _, m) Here::sse(Sse::CvtSd2Si, a, b, m);
-    Cvtsd2ss(a, b, _, m) Here::sse(Sse::CvtSd2Ss, a, b, m);
+    Cvtdq2ps(a, b, _, m) sse(Sse::CvtDq2Ps, a, b, m);
+    Cvtpd2dq(a, b, _, m) sse(Sse::CvtPd2Dq, a, b, m);
+    Cvtpd2ps(a, b, _, m) sse(Sse::CvtPd2Ps, a, b, m);
+    Cvtps2dq(a, b, _, m) sse(Sse::CvtPs2Dq, a, b, m);
+    Cvtps2pd(a, b, _, m) sse(Sse::CvtPs2Pd, a, b, m);
+    Cvtsd2si(a, b, _, m) sse(Sse::CvtSd2Si, a, b, m);
+    Cvtsd2ss(a, b, _, m) sse(Sse::CvtSd2Ss, a, b, m);
     Cvtsi2sd(a, b, _, _) low(a, Vector::of(f64::from(i32::lanes(b)[0]).to_bits()), |_: u64, b| (b, 0));
-    Cvtsi2ss(a, b, _, m) Here::sse(Sse::CvtSi2Ss, a, b, m);
-    Cvtss2sd(a, b, _, m) Here::sse(Sse::CvtSs2Sd, a, b, m);
-    Cvtss2si(a, b, _, m) Here::sse(Sse::CvtSs2Si, a, b, m);
-    Cvttpd2dq(a, b, _, m) Here::sse(Sse::CvttPd2Dq, a, b, m);
-    Cvttps2dq(a, b, _, m) Here::sse(Sse::CvttPs2Dq, a, b, m);
-    Cvttsd2si(a, b, _, m) Here::sse(Sse::CvttSd2Si, a, b, m);
-    Cvttss2si(a, b, _, m) Here::sse(Sse::CvttSs2Si, a, b, m);
-    Divpd(a, b, _, m) Here::sse(Sse::DivPd, a, b, m);
-    Divps(a, b, _, m) Here::sse(Sse::DivPs, a, b, m);
-    Divsd(a, b, _, m) Here::sse(Sse::DivSd, a, b, m);
-    Divss(a, b, _, m) Here::sse(Sse::DivSs, a, b, m);
+    Cvtsi2ss(a, b, _, m) sse(Sse::CvtSi2Ss, a, b, m);
+    Cvtss2sd(a, b, _, m) sse(Sse::CvtSs2Sd, a, b, m);
+    Cvtss2si(a, b, _, m) sse(Sse::CvtSs2Si, a, b, m);
+    Cvttpd2dq(a, b, _, m) sse(Sse::CvttPd2Dq, a, b, m);
+    Cvttps2dq(a, b, _, m) sse(Sse::CvttPs2Dq, a, b, m);
+    Cvttsd2si(a, b, _, m) sse(Sse::CvttSd2Si, a, b, m);
+    Cvttss2si(a, b, _, m) sse(Sse::CvttSs2Si, a, b, m);
+    Divpd(a, b, _, m) sse(Sse::DivPd, a, b, m);
+    Divps(a, b, _, m) sse(Sse::DivPs, a, b, m);
+    Divsd(a, b, _, m) sse(Sse::DivSd, a, b, m);
+    Divss(a, b, _, m) sse(Sse::DivSs, a, b, m);
     Dppd(a, b, imm, m) dot_product::<u64>(a, b, imm, m, Sse::MulPd, Sse::AddPd);
     Dpps(a, b, imm, m) dot_product::<u32>(a, b, imm, m, Sse::MulPs, Sse::AddPs);
     Haddpd(a, b, _, m) neighbours::<u64>(a, b, m, Sse::AddPd);
@@ -139,26 +136,26 @@ arithmetic! { narrow_exec:
     Minps(a, b, _, m) lanes(a, b, |a, b| extreme::<u32>(a, b, Relation::Less, m));
     Minsd(a, b, _, m) low(a, b, |a, b| extreme::<u64>(a, b, Relation::Less, m));
     Minss(a, b, _, m) low(a, b, |a, b| extreme::<u32>(a, b, Relation::Less, m));
-    Mulpd(a, b, _, m) Here::sse(Sse::MulPd, a, b, m);
-    Mulps(a, b, _, m) Here::sse(Sse::MulPs, a, b, m);
-    Mulsd(a, b, _, m) Here::sse(Sse::MulSd, a, b, m);
-    Mulss(a, b, _, m) Here::sse(Sse::MulSs, a, b, m);
-    Rcpps(a, b, _, m) (Here::sse(Sse::RcpPs, a, b, m).0, 0);
-    Rcpss(a, b, _, m) (Here::sse(Sse::RcpSs, a, b, m).0, 0);
+    Mulpd(a, b, _, m) sse(Sse::MulPd, a, b, m);
+    Mulps(a, b, _, m) sse(Sse::MulPs, a, b, m);
+    Mulsd(a, b, _, m) sse(Sse::MulSd, a, b, m);
+    Mulss(a, b, _, m) sse(Sse::MulSs, a, b, m);
+    Rcpps(a, b, _, m) (sse(Sse::RcpPs, a, b, m).0, 0);
+    Rcpss(a, b, _, m) (sse(Sse::RcpSs, a, b, m).0, 0);
     Roundpd(a, b, imm, m) round(Sse::RoundPd, a, b, imm, m);
     Roundps(a, b, imm, m) round(Sse::RoundPs, a, b, imm, m);
     Roundsd(a, b, imm, m) round(Sse::RoundSd, a, b, imm, m);
     Roundss(a, b, imm, m) round(Sse::RoundSs, a, b, imm, m);
-    Rsqrtps(a, b, _, m) (Here::sse(Sse::RsqrtPs, a, b, m).0, 0);
-    Rsqrtss(a, b, _, m) (Here::sse(Sse::RsqrtSs, a, b, m).0, 0);
-    Sqrtpd(a, b, _, m) Here::sse(Sse::SqrtPd, a, b, m);
-    Sqrtps(a, b, _, m) Here::sse(Sse::SqrtPs, a, b, m);
-    Sqrtsd(a, b, _, m) Here::sse(Sse::SqrtSd, a, b, m);
-    Sqrtss(a, b, _, m) Here::sse(Sse::SqrtSs, a, b, m);
-    Subpd(a, b, _, m) Here::sse(Sse::SubPd, a, b, m);
-    Subps(a, b, _, m) Here::sse(Sse::SubPs, a, b, m);
-    Subsd(a, b, _, m) Here::sse(Sse::SubSd, a, b, m);
-    Subss(a, b, _, m) Here::sse(Sse::SubSs, a, b, m);
+    Rsqrtps(a, b, _, m) (sse(Sse::RsqrtPs, a, b, m).0, 0);
+    Rsqrtss(a, b, _, m) (sse(Sse::RsqrtSs, a, b, m).0, 0);
+    Sqrtpd(a, b, _, m) sse(Sse::SqrtPd, a, b, m);
+    Sqrtps(a, b, _, m) sse(Sse::SqrtPs, a, b, m);
+    Sqrtsd(a, b, _, m) sse(Sse::SqrtSd, a, b, m);
+    Sqrtss(a, b, _, m) sse(Sse::SqrtSs, a, b, m);
+    Subpd(a, b, _, m) sse(Sse::SubPd, a, b, m);
+    Subps(a, b, _, m) sse(Sse::SubPs, a, b, m);
+    Subsd(a, b, _, m) sse(Sse::SubSd, a, b, m);
+    Subss(a, b, _, m) sse(Sse::SubSs, a, b, m);
 }
 
 /// The lowest lane by `f`, the others from `a`.
@@ -189,8 +186,8 @@ fn alternate<L: Lane>(a: Vector, b: Vector, mxcsr: u32, even: Sse, odd: Sse) -> 
         let lanes = L::lanes(v);
         L::each(|i| if i & 1 == odd { lanes.as_ref()[i] } else { L::default() })
     };
-    let (low, raised) = Here::sse(even, part(a, 0), part(b, 0), mxcsr);
-    let (high, more) = Here::sse(odd, part(a, 1), part(b, 1), mxcsr);
+    let (low, raised) = sse(even, part(a, 0), part(b, 0), mxcsr);
+    let (high, more) = sse(odd, part(a, 1), part(b, 1), mxcsr);
     let (low, high) = (L::lanes(low), L::lanes(high));
     let each = |i: usize| if i & 1 == 0 { low.as_ref()[i] } else { high.as_ref()[i] };
     (L::each(each), raised | more)
@@ -206,7 +203,7 @@ fn neighbours<L: Lane>(a: Vector, b: Vector, mxcsr: u32, op: Sse) -> (Vector, u3
             from.as_ref()[2 * i + odd]
         })
     };
-    Here::sse(op, each(0), each(1), mxcsr)
+    sse(op, each(0), each(1), mxcsr)
 }
 
 /// Intel SDM 2, DPPS: products of the lanes that the upper half of the immediate chooses, summed
@@ -225,7 +222,7 @@ fn dot_product<L: Lane>(
         let lanes = *lanes;
         L::each(|i| if by >> i & 1 != 0 { lanes.as_ref()[i] } else { L::default() })
     };
-    let (mut sum, mut raised) = Here::sse(mul, chosen(&x, imm >> 4), chosen(&y, imm >> 4), mxcsr);
+    let (mut sum, mut raised) = sse(mul, chosen(&x, imm >> 4), chosen(&y, imm >> 4), mxcsr);
     for _ in 0..count.ilog2() {
         let more;
         (sum, more) = neighbours::<L>(sum, sum, mxcsr, add);
@@ -238,7 +235,7 @@ fn dot_product<L: Lane>(
 #[inline(always)]
 fn round(op: Sse, a: Vector, b: Vector, imm: u8, mxcsr: u32) -> (Vector, u32) {
     let own = mxcsr & !ROUNDING | u32::from(imm & 3) << ROUNDING_AT;
-    let (result, raised) = Here::sse(op, a, b, if imm & 4 == 0 { own } else { mxcsr });
+    let (result, raised) = sse(op, a, b, if imm & 4 == 0 { own } else { mxcsr });
     (result, if imm & 8 == 0 { raised } else { raised & !flag::PE })
 }
 

@@ -16,7 +16,8 @@ mod string;
 use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 
 pub(crate) use self::moves::MXCSR_BITS;
-use self::moves::{from_register, load, store_part, to_register};
+pub(super) use self::moves::load;
+use self::moves::{from_register, store_part, to_register};
 use super::{Done, invalid, sized};
 use crate::{
     core::{Core, World},

@@ -87,7 +87,7 @@ fn part(l: &mut Lowering<'_>, load: Option<Exec>, store: Exec) -> Option<()> {
     Some(())
 }
 
-pub(super) fn load<D: Datum, const ALIGNED: bool>(
+pub(in crate::isa) fn load<D: Datum, const ALIGNED: bool>(
     core: &mut Core,
     op: &Op,
     world: &World<'_>,

@@ -1,0 +1,115 @@
+//! Comparisons, FXAM, and moves that depend on one.
+
+use iced_x86::Mnemonic;
+
+use super::{Denormal, Done, indefinite};
+use crate::{
+    core::{Core, World},
+    flags::{CF, PF, ZF},
+    fp::X87,
+    op::{Exec, Op},
+    vector::Vector,
+    x87::{C0, C1, C2, C3},
+};
+
+/// What a comparison does beyond setting condition codes: quiet NaNs are no error, the relation goes
+/// to RFLAGS, the second operand is zero.
+const QUIET: u8 = 1 << 0;
+const TO_FLAGS: u8 = 1 << 1;
+const WITH_ZERO: u8 = 1 << 2;
+
+/// What executes an instruction.
+pub(super) fn exec(mnemonic: Mnemonic) -> Option<Exec> {
+    Some(match mnemonic {
+        Mnemonic::Fcmovb => conditional::<2>,
+        Mnemonic::Fcmovbe => conditional::<6>,
+        Mnemonic::Fcmove => conditional::<4>,
+        Mnemonic::Fcmovnb => conditional::<3>,
+        Mnemonic::Fcmovnbe => conditional::<7>,
+        Mnemonic::Fcmovne => conditional::<5>,
+        Mnemonic::Fcmovnu => conditional::<11>,
+        Mnemonic::Fcmovu => conditional::<10>,
+        Mnemonic::Fcom | Mnemonic::Ficom => compare::<0, 0>,
+        Mnemonic::Fcomi => compare::<TO_FLAGS, 0>,
+        Mnemonic::Fcomip => compare::<TO_FLAGS, 1>,
+        Mnemonic::Fcomp | Mnemonic::Ficomp => compare::<0, 1>,
+        Mnemonic::Fcompp => compare::<0, 2>,
+        Mnemonic::Ftst => compare::<WITH_ZERO, 0>,
+        Mnemonic::Fucom => compare::<QUIET, 0>,
+        Mnemonic::Fucomi => compare::<{ QUIET | TO_FLAGS }, 0>,
+        Mnemonic::Fucomip => compare::<{ QUIET | TO_FLAGS }, 1>,
+        Mnemonic::Fucomp => compare::<QUIET, 1>,
+        Mnemonic::Fucompp => compare::<QUIET, 2>,
+        Mnemonic::Fxam => examine,
+        _ => return None,
+    })
+}
+
+fn compare<const HOW: u8, const POPS: u8>(core: &mut Core, op: &Op, _: &World<'_>) -> Done {
+    core.await_x87()?;
+    let zero = (Some(Vector::default()), Denormal(false));
+    let (b, early) = if HOW & WITH_ZERO != 0 { zero } else { core.x87_source(op) };
+    let which = if HOW & QUIET != 0 { X87::UnorderedCompare } else { X87::Compare };
+    let codes = match (core.vectors.x87.get(0), b) {
+        (Some(a), Some(b)) => {
+            let status = core.x87(which, a, b).status & !C1 | early.beside(a);
+            // FCOMI and its like leave C1.
+            let kept = if HOW & TO_FLAGS != 0 { core.vectors.x87.status & C1 } else { 0 };
+            core.vectors.x87.raise(status | kept).then_some(status)
+        }
+        _ => core.vectors.x87.stack_fault(0).then_some(C0 | C2 | C3),
+    };
+    let Some(codes) = codes else { return Ok(()) };
+    if HOW & TO_FLAGS == 0 {
+        core.vectors.x87.set_codes(codes, C0 | C2 | C3);
+    } else {
+        let flag = |code: u16, flag: u64| if codes & code != 0 { flag } else { 0 };
+        core.flags.set(flag(C0, CF) | flag(C2, PF) | flag(C3, ZF));
+    }
+    for _ in 0..POPS {
+        core.vectors.x87.pop();
+    }
+    Ok(())
+}
+
+/// FXAM: what kind of value is in ST(0) (Intel SDM 2, FXAM).
+fn examine(core: &mut Core, _: &Op, _: &World<'_>) -> Done {
+    core.await_x87()?;
+    let x87 = &mut core.vectors.x87;
+    let bits: u128 = x87.st(0).low();
+    let (exponent, significand) = (bits >> 64 & 0x7fff, bits as u64);
+    let integer = significand >> 63 != 0;
+    let kind = match (exponent, integer) {
+        _ if x87.get(0).is_none() => C3 | C0,
+        (0, _) if significand == 0 => C3,
+        (0, false) => C3 | C2,
+        (0x7fff, true) if significand << 1 == 0 => C2 | C0,
+        (0x7fff, true) => C0,
+        // An exponent of 0 with the integer bit is a denormal, too.
+        (0, true) => C3 | C2,
+        (_, true) => C2,
+        (_, false) => 0,
+    };
+    let sign = if bits >> 79 & 1 != 0 { C1 } else { 0 };
+    x87.set_codes(kind | sign, C0 | C1 | C2 | C3);
+    Ok(())
+}
+
+fn conditional<const CC: u8>(core: &mut Core, op: &Op, _: &World<'_>) -> Done {
+    core.await_x87()?;
+    let holds = core.flags.condition::<CC>();
+    let x87 = &mut core.vectors.x87;
+    match (x87.get(0), x87.get(op.src)) {
+        (Some(_), Some(b)) => {
+            if holds {
+                x87.set(0, b);
+            }
+        }
+        _ => {
+            if x87.stack_fault(0) {
+                x87.set(0, indefinite());
+            }
+        }
+    }
+    Ok(())
+}
