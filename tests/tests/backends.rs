@@ -95,6 +95,7 @@ bodies! {
     a_feature_taken_from_the_model_is_absent
     a_guest_can_go_from_real_mode_to_ring_3_and_back
     a_halted_vcpu_is_moved_and_wakes
+    a_host_call_ends_run_with_registers_in_place
     a_jump_to_no_ram_is_a_fault_exit
     a_kick_brings_back_a_vcpu_that_was_never_started
     a_level_interrupts_when_unmasked_until_it_is_low

@@ -27,6 +27,10 @@ pub enum VcpuExit {
     /// The guest executed HLT. Only without an interrupt controller; with one, HLT waits inside
     /// `run`.
     Halted,
+    /// The guest called: an OUT to the port of
+    /// [`Vcpu::set_call_port`](crate::hv::Vcpu::set_call_port). The registers are as the OUT found
+    /// them, with RIP behind it.
+    HostCall,
     /// A signal that is not ours interrupted the thread. Nothing happened; call `run` again to go
     /// on.
     Interrupted,
@@ -99,6 +103,7 @@ impl fmt::Display for VcpuExit {
             Self::Failed(error) => write!(f, "{error}"),
             Self::Fault(fault) => write!(f, "fault: {fault}"),
             Self::Halted => write!(f, "halted"),
+            Self::HostCall => write!(f, "host call"),
             Self::Interrupted => write!(f, "interrupted by a signal"),
             Self::Kicked => write!(f, "kicked"),
             Self::PowerOff(code) => write!(f, "power off, code {code}"),

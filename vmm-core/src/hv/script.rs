@@ -18,8 +18,8 @@ use std::{
 use vm_memory::{Bytes, MemoryRegionAddress};
 
 use super::{
-    Access as SlotAccess, Caps, DirtyLog, Doorbells, Entry, GuestIo, Hypervisor, IoAddress,
-    KickTarget, Kicker, Match, MemorySlot, SlotTable, Vcpu, Vm, VmConfig,
+    Access as SlotAccess, CallPort, Caps, DirtyLog, Doorbells, Entry, GuestIo, Hypervisor,
+    IoAddress, KickTarget, Kicker, Match, MemorySlot, SlotTable, Vcpu, Vm, VmConfig,
 };
 use crate::{
     arch::{CpuModel, CpuState, Regs, SystemRegs, VcpuId},
@@ -185,8 +185,8 @@ impl Vm for ScriptVm {
         }
         let vm = Arc::clone(&self.0);
         let step = AtomicUsize::new(0);
-        let (regs, system) = (Regs::default(), None);
-        Ok(Box::new(ScriptVcpu { id, vm, step, regs, system, kick: KickTarget::polled() }))
+        let (regs, system, call) = (Regs::default(), None, None);
+        Ok(Box::new(ScriptVcpu { id, vm, step, regs, system, call, kick: KickTarget::polled() }))
     }
 
     fn irqs(&self) -> Option<Arc<dyn IrqController>> {
@@ -337,6 +337,7 @@ struct ScriptVcpu {
     step: AtomicUsize,
     regs: Regs,
     system: Option<SystemRegs>,
+    call: Option<CallPort>,
     kick: Arc<KickTarget>,
 }
 
@@ -379,6 +380,9 @@ impl ScriptVcpu {
                 false => io.mmio_read(*at, data),
             }),
             Access::PortIn(port, len) => self.reply(*len, |data| io.port_in(*port, data)),
+            Access::PortOut(port, _) if self.call.is_some_and(|call| call.port == *port) => {
+                ControlFlow::Break(VcpuExit::HostCall)
+            }
             Access::PortOut(port, data) => match self.vm.ring(IoAddress::Port(*port), data) {
                 true => CONTINUE,
                 false => io.port_out(*port, data),
@@ -420,6 +424,11 @@ impl Vcpu for ScriptVcpu {
 
     fn set_regs(&mut self, regs: &Regs) -> Result<()> {
         self.regs = *regs;
+        Ok(())
+    }
+
+    fn set_call_port(&mut self, call: CallPort) -> Result<()> {
+        self.call = Some(call);
         Ok(())
     }
 

@@ -148,6 +148,9 @@ impl Machine {
                 Ok(VcpuExit::Kicked) => continue,
                 Ok(VcpuExit::Failed(error)) | Err(error) => Err(error),
                 Ok(VcpuExit::Fault(fault)) => Ok(Outcome::Fault(*fault)),
+                Ok(VcpuExit::HostCall) => {
+                    Err(Error::internal("a machine has no call port, and yet was called"))
+                }
                 Ok(VcpuExit::Halted) => Ok(Outcome::Halted),
                 // Threads of ours block signals; this is the kernel's doing, such as a freezer's.
                 Ok(VcpuExit::Interrupted) if thread == Thread::Ours => continue,

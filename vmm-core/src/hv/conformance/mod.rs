@@ -44,6 +44,7 @@ mod fault;
 mod flow;
 mod guest;
 mod halt;
+mod host_call;
 mod instruction;
 mod interrupts;
 mod kick;
@@ -168,6 +169,7 @@ bodies! {
     cpuid::a_feature_taken_from_the_model_is_absent;
     mode::a_guest_can_go_from_real_mode_to_ring_3_and_back;
     moves::a_halted_vcpu_is_moved_and_wakes;
+    host_call::a_host_call_ends_run_with_registers_in_place;
     fault::a_jump_to_no_ram_is_a_fault_exit;
     smp::a_kick_brings_back_a_vcpu_that_was_never_started;
     pins::a_level_interrupts_when_unmasked_until_it_is_low;
