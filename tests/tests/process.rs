@@ -17,7 +17,12 @@ use std::{
 };
 
 use vmm_core::{
-    ErrorKind, Machine, boot::Flat, hv::Hypervisor, machine::Outcome, memory::GuestAddress,
+    ErrorKind, Machine,
+    arch::VcpuId,
+    boot::Flat,
+    hv::{Hypervisor, script::Script},
+    machine::{Outcome, State},
+    memory::GuestAddress,
 };
 use vmm_devices::DebugExit;
 
@@ -67,11 +72,22 @@ fn after_fork_the_child_gets_wrong_process_and_the_parent_goes_on() {
         let wrong = |kind| kind == ErrorKind::WrongProcess;
         let run = built.run().is_err_and(|error| wrong(error.kind()));
         let read = parts.0.read(GuestAddress(0), &mut [0]).is_err_and(|e| wrong(e.kind()));
-        let stop = parts.1.stop().is_err_and(|error| wrong(error.kind()));
+        let handle = &parts.1;
+        let controls = [
+            handle.stop(),
+            handle.pause(Duration::ZERO),
+            handle.request_pause(),
+            handle.resume(),
+            handle.state().map(|_| ()),
+            built.regs(VcpuId(0)).map(|_| ()),
+            built.event_fd().map(|_| ()),
+            built.next_event().map(|_| ()),
+        ];
+        let control = controls.into_iter().all(|called| called.is_err_and(|e| wrong(e.kind())));
         // What was mapped where guest RAM is in the parent belongs to the child; dropping must not
         // unmap it.
         drop((built.memory().clone(), parts.2));
-        run && read && stop
+        run && read && control
     });
     assert_eq!(status, 0);
     assert_eq!(built.run().unwrap(), Outcome::PowerOff(7));
@@ -90,15 +106,56 @@ fn a_machine_dropped_in_the_child_harms_neither() {
     assert_eq!(built.unwrap().run().unwrap(), Outcome::PowerOff(7));
 }
 
+/// Gives SIGUSR1, which nothing else here uses, an empty handler. It restarts system calls, as
+/// those of many programs do.
+fn handle_sigusr1() {
+    extern "C" fn nothing(_: libc::c_int) {}
+    let handler: extern "C" fn(libc::c_int) = nothing;
+    // SAFETY: the handler does nothing.
+    unsafe { libc::signal(libc::SIGUSR1, handler as libc::sighandler_t) };
+}
+
+#[test]
+fn a_foreign_signal_interrupts_a_run_that_waits_and_the_machine_stays_paused() {
+    handle_sigusr1();
+    let machine = Machine::builder().hypervisor(Script::new([])).memory(1 << 20).vcpus(3);
+    let built = machine.boot(Flat::real_mode(SPIN)).build().unwrap();
+    let handle = built.handle();
+    handle.pause(Duration::ZERO).unwrap();
+    let (sender, events) = mpsc::channel();
+    let runner = thread::spawn(move || {
+        // SAFETY: always succeeds.
+        let me = unsafe { libc::pthread_self() };
+        for _ in 0..100 {
+            sender.send(Ok(me)).unwrap();
+            sender.send(Err(built.run().map_err(|error| error.kind()))).unwrap();
+        }
+        sender.send(Err(built.run().map_err(|error| error.kind()))).unwrap();
+    });
+    for round in 0..100 {
+        let thread = events.recv().unwrap().unwrap();
+        // The signal may come before the run, where it interrupts nothing.
+        let interrupted = loop {
+            // SAFETY: the thread lives until it is joined below.
+            unsafe { libc::pthread_kill(thread, libc::SIGUSR1) };
+            if let Ok(event) = events.recv_timeout(Duration::from_millis(1 + round % 3)) {
+                break event.unwrap_err();
+            }
+        };
+        assert_eq!(interrupted, Err(ErrorKind::Interrupted));
+        assert_eq!(handle.state().unwrap(), State::Paused);
+    }
+    handle.resume().unwrap();
+    let outcome = events.recv_timeout(Duration::from_secs(10)).unwrap().unwrap_err();
+    assert!(matches!(outcome, Ok(Outcome::Fault(_))), "{outcome:?}");
+    runner.join().unwrap();
+}
+
 #[test]
 fn a_foreign_signal_interrupts_and_the_guest_goes_on() {
     let test = "a_foreign_signal_interrupts_and_the_guest_goes_on";
     let Some(kvm) = this_host::kvm_for(test) else { return };
-    extern "C" fn nothing(_: libc::c_int) {}
-    let handler: extern "C" fn(libc::c_int) = nothing;
-    // SAFETY: an empty handler for a signal nothing else here uses.
-    unsafe { libc::signal(libc::SIGUSR1, handler as libc::sighandler_t) };
-
+    handle_sigusr1();
     let built = machine(&kvm, SPIN);
     let handle = built.handle();
     let (sender, events) = mpsc::channel();

@@ -16,7 +16,7 @@ pub mod script;
 use std::{fmt, sync::Arc};
 
 pub use kick::{DEFAULT_KICK_SIGNAL, Kicker, set_kick_signal};
-pub(crate) use kick::{Entry, KickTarget, block_other_signals, listen};
+pub(crate) use kick::{Entry, KickTarget, Woken, block_other_signals, listen, wait_readable};
 
 use crate::{
     arch::{CpuModel, CpuState, Regs, SystemRegs, VcpuId},

@@ -130,9 +130,10 @@ impl Builder {
         let entry = loader.load(&memory, &info)?;
         let cpu = self.cpu.as_ref().unwrap_or(&caps.cpu);
         let vcpus = create_vcpus(&*vm, self.config.vcpus, cpu, &entry)?;
-        let control = Arc::new(Control::new());
+        let control = Arc::new(Control::new()?);
         control.set_kickers(vcpus.iter().map(|vcpu| vcpu.kicker()).collect());
-        Ok(Machine { vcpus: Mutex::new(vcpus), board, memory, account, control })
+        let vcpus = vcpus.into_iter().map(Mutex::new).collect();
+        Ok(Machine { vcpus, board, memory, account, control })
     }
 }
 
