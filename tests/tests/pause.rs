@@ -373,6 +373,25 @@ fn an_event_that_came_before_the_descriptor_is_not_lost() {
     assert!(!is_readable(&machine));
 }
 
+#[test]
+fn a_stop_is_told_once_whether_it_meets_a_run_or_not() {
+    let mut seed = 3;
+    for _ in 0..2_000 {
+        let machine = Arc::new(builder([Access::Spin]).build().unwrap());
+        let running = Arc::clone(&machine);
+        let runner = thread::spawn(move || drop(running.run()));
+        dawdle(&mut seed);
+        machine.handle().stop().unwrap();
+        let mut fds = [PollFd::from_borrowed_fd(machine.event_fd().unwrap(), PollFlags::IN)];
+        poll(&mut fds, Some(&Timespec { tv_sec: 20, tv_nsec: 0 })).unwrap();
+        let event = machine.next_event().unwrap();
+        assert!(matches!(event, Some(Event::Ended(Ok(Outcome::Stopped)))), "{event:?}");
+        runner.join().unwrap();
+        machine.handle().stop().unwrap();
+        assert!(machine.next_event().unwrap().is_none());
+    }
+}
+
 /// A pseudo-random number that decides how long to dawdle.
 fn dawdle(seed: &mut u64) {
     *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

@@ -200,9 +200,14 @@ impl Control {
 
     pub(super) fn stop(&self) -> Result<()> {
         self.owner.check()?;
-        self.stopped.store(true, SeqCst);
+        let is_first = !self.stopped.swap(true, SeqCst);
         raise(&self.gate);
         self.kick();
+        let mut phase = self.phase();
+        // A run under way tells it when it ends; one that begins from here on is refused.
+        if is_first && !phase.running && phase.ended.is_none() {
+            self.post(&mut phase, Event::Ended(Ok(Outcome::Stopped)));
+        }
         Ok(())
     }
 

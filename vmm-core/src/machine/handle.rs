@@ -37,7 +37,7 @@ pub enum State {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Event {
-    /// A run ended; its caller was told the same.
+    /// A run ended, and its caller was told the same; or the machine was stopped between two runs.
     Ended(Result<Outcome>),
     /// A pause that was asked for is complete.
     Paused,
@@ -51,8 +51,7 @@ impl Handle {
     /// Ends the machine: [`run`](super::Machine::run) returns [`Outcome::Stopped`], typically
     /// within a millisecond, and no further run is possible. A paused machine ends too.
     ///
-    /// Only sets a flag and kicks, so a device may call it; it takes effect when the device
-    /// returns.
+    /// Never waits, so a device may call it; it takes effect when the device returns.
     ///
     /// # Errors
     /// `WrongProcess` after `fork()`.
