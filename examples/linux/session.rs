@@ -90,9 +90,9 @@ impl Session {
     }
 
     /// Runs the guest, with the terminal raw and what comes by standard input sent to it.
-    pub fn run(&self, machine: &Machine, input: SerialInput) -> Result<Outcome> {
+    pub fn run(&self, machine: &Machine, input: &SerialInput) -> Result<Outcome> {
         let _raw = self.terminal.raw()?;
-        let _attached = self.attach(Guest { handle: machine.handle(), input });
+        let _attached = self.attach(Guest { handle: machine.handle(), input: input.clone() });
         while self.ending().is_none() {
             match machine.run() {
                 // Signals come to any thread. What this one means, the loop looks up.

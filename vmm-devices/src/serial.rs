@@ -248,6 +248,10 @@ impl BusDevice for Port {
         }
         CONTINUE
     }
+
+    fn reset(&self) {
+        self.0.change(Uart::reset);
+    }
 }
 
 impl Drop for Port {
@@ -406,6 +410,27 @@ mod tests {
         assert!(got == sent);
         drop(bus);
         assert_eq!(writer.join().unwrap().unwrap_err().kind(), ErrorKind::BrokenPipe);
+    }
+
+    #[test]
+    fn a_reset_forgets_the_registers_and_loses_no_input() {
+        let sent: Vec<u8> = (0..1_000_u32).map(|n| n as u8).collect();
+        let serial = Serial::capture().0.with_input_bytes(&sent);
+        let port = Arc::new(serial.port);
+        let mut bus: Bus = Bus::new();
+        bus.insert(COM1, 8, port.clone()).unwrap();
+        write(&bus, IER, &[0x01]);
+        write(&bus, MCR, &[0x0b]);
+        (0..10).for_each(|n| assert_eq!(read(&bus, COM1), n));
+        port.reset();
+        assert_eq!((read(&bus, IER), read(&bus, MCR)), (0, 0x08));
+        assert_eq!(drain(&bus), sent[10..]);
+
+        // What the guest sent to itself is not input.
+        write(&bus, MCR, &[0x10]);
+        write(&bus, COM1, b"x");
+        port.reset();
+        assert_eq!(drain(&bus), []);
     }
 
     #[test]

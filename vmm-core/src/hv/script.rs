@@ -22,7 +22,10 @@ use super::{
     IoAddress, KickTarget, Kicker, Match, MemorySlot, SlotTable, Vcpu, Vm, VmConfig,
 };
 use crate::{
-    arch::{CpuModel, CpuState, Regs, SystemRegs, VcpuId},
+    arch::{
+        CpuModel, CpuState, Regs, SystemRegs, VcpuId,
+        msr::{self, MsrValue},
+    },
     error::{Error, Result},
     exit::{CONTINUE, Fault, FaultKind, Flow, VcpuExit},
     irq::{EventFd, Gsi, IrqController, Msi},
@@ -441,12 +444,23 @@ impl Vcpu for ScriptVcpu {
         Ok(())
     }
 
+    /// The time-stamp counter of a script's vCPU counts the steps it has played.
     fn state(&self) -> Result<CpuState> {
-        Err(Error::unsupported("a script's vCPU has no processor state"))
+        let value = self.step.load(Relaxed) as u64;
+        let msrs = vec![MsrValue { index: msr::TSC, value }];
+        let (regs, system) = (self.regs, self.system_regs()?);
+        Ok(CpuState { regs, system, msrs, ..CpuState::default() })
     }
 
-    fn set_state(&mut self, _: &CpuState) -> Result<()> {
-        Err(Error::unsupported("a script's vCPU has no processor state"))
+    fn set_state(&mut self, state: &CpuState) -> Result<()> {
+        let [MsrValue { index: msr::TSC, value }] = state.msrs[..] else {
+            return Err(Error::incompatible("not the state of a script's vCPU"));
+        };
+        let step = usize::try_from(value);
+        *self.step.get_mut() = step.map_err(|_| Error::incompatible(format!("step {value}")))?;
+        self.regs = state.regs;
+        self.system = Some(state.system.clone());
+        Ok(())
     }
 }
 

@@ -70,6 +70,8 @@ fn save_run_state(vcpu: &KvmVcpu, state: &mut CpuState) -> Result<()> {
 }
 
 fn restore_run_state(vcpu: &mut KvmVcpu, state: &CpuState) -> Result<()> {
+    // Reading it makes KVM act on an INIT or SIPI that is pending now, or it would strike later.
+    vcpu.fd.get_mp_state().host(|| "KVM_GET_MP_STATE")?;
     let mp_state = convert::run_state_to_kvm(state.run_state);
     vcpu.fd.set_mp_state(mp_state).host(|| "KVM_SET_MP_STATE")
 }

@@ -9,6 +9,8 @@ use std::{
     collections::BTreeSet,
     fmt,
     ops::{ControlFlow, Range},
+    panic::{AssertUnwindSafe, catch_unwind},
+    ptr,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -110,6 +112,8 @@ impl fmt::Display for Legacy {
 pub(super) struct Board {
     ports: Bus<Guard>,
     mmio: Bus<Guard>,
+    /// Every device with a window, once, in the order they were plugged.
+    guards: Vec<Arc<Guard>>,
     /// The first device that panicked.
     panicked: Arc<OnceLock<Arc<str>>>,
     used_lines: BTreeSet<Gsi>,
@@ -125,6 +129,7 @@ impl Board {
         Self {
             ports,
             mmio,
+            guards: Vec::new(),
             panicked: Arc::default(),
             used_lines: BTreeSet::new(),
             described: Vec::new(),
@@ -245,17 +250,31 @@ impl Board {
         Ok(IrqLine::new(Arc::clone(irqs), gsi))
     }
 
-    fn guard(&self, name: &Arc<str>, device: Arc<dyn BusDevice>) -> Arc<Guard> {
-        Arc::new(Guard {
+    /// The guard of a device; its windows share it.
+    fn guard(&mut self, name: &Arc<str>, device: Arc<dyn BusDevice>) -> Arc<Guard> {
+        let is_same =
+            |guard: &&Arc<Guard>| ptr::addr_eq(Arc::as_ptr(&guard.device), Arc::as_ptr(&device));
+        if let Some(known) = self.guards.iter().find(is_same) {
+            return Arc::clone(known);
+        }
+        let guard = Arc::new(Guard {
             name: Arc::clone(name),
             device,
             poisoned: AtomicBool::new(false),
             panicked: Arc::clone(&self.panicked),
             counter: self.account.as_ref().map(|account| account.device(name)),
-        })
+        });
+        self.guards.push(Arc::clone(&guard));
+        guard
     }
 
-    /// The error a panic on a vCPU thread ends the run with.
+    /// Resets every device, in the order they were plugged.
+    pub(super) fn reset(&self) -> Result<()> {
+        let reset = || self.guards.iter().for_each(|guard| guard.reset());
+        catch_unwind(AssertUnwindSafe(reset)).map_err(|payload| self.blame(&*payload))
+    }
+
+    /// The error that a panic below the board stands for.
     pub(super) fn blame(&self, payload: &(dyn Any + Send)) -> Error {
         let why = panic_message(payload);
         match self.panicked.get() {
@@ -331,6 +350,12 @@ impl Guard {
             ControlFlow::Break(VcpuExit::Failed(error)) => self.fail(&error),
             flow => flow,
         }
+    }
+
+    fn reset(&self) {
+        let fuse = Fuse(self);
+        self.device.reset();
+        std::mem::forget(fuse);
     }
 
     #[cold]

@@ -53,6 +53,8 @@ struct Phase {
     running: bool,
     /// The threads inside this run, to tell a call from a callback.
     threads: Vec<ThreadId>,
+    /// The machine is being put back to power-on.
+    resetting: bool,
     /// Someone has asked for a pause.
     held: bool,
     /// Runners that were admitted and have not stepped back.
@@ -109,6 +111,7 @@ impl Control {
                 false => Error::wrong_state("the machine is being run by another thread"),
             });
         }
+        phase.check_not_resetting()?;
         self.check_not_over(&phase, "cannot be run again")?;
         phase.running = true;
         phase.outcome = None;
@@ -292,6 +295,7 @@ impl Control {
     pub(super) fn resume(&self) -> Result<()> {
         self.owner.check()?;
         let mut phase = self.phase();
+        phase.check_not_resetting()?;
         if phase.held {
             self.release(&mut phase);
         }
@@ -319,17 +323,54 @@ impl Control {
     pub(super) fn check_still(&self) -> Result<()> {
         self.owner.check()?;
         let phase = self.phase();
-        if phase.running && !self.is_paused(&phase) {
+        self.check_nobody_works(&phase, "a look at vCPUs")?;
+        match &phase.ended {
+            Some(Err(error)) if is_unsound(error) => Err(has_ended(error)),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_nobody_works(&self, phase: &Phase, call: &str) -> Result<()> {
+        if phase.running && !self.is_paused(phase) {
             return Err(match phase.is_inside() {
-                true => in_callback("a look at vCPUs"),
+                true => in_callback(call),
                 false => Error::wrong_state("the machine is running: pause it first"),
             });
         }
-        match &phase.ended {
-            Some(Err(error)) if is_unsound(error) => {
-                Err(Error::new(error.kind(), format!("the machine has ended: {error}")))
+        phase.check_not_resetting()
+    }
+
+    /// Keeps everyone away from the machine until the result is told how its reset ended.
+    pub(super) fn begin_reset(&self) -> Result<Resetting<'_>> {
+        self.owner.check()?;
+        let mut phase = self.phase();
+        self.check_nobody_works(&phase, "reset()")?;
+        if self.stopped.load(SeqCst) {
+            return Err(Error::wrong_state("the machine cannot be reset: it was stopped"));
+        }
+        if let Some(Err(error)) = &phase.ended {
+            return Err(has_ended(error));
+        }
+        phase.resetting = true;
+        Ok(Resetting(self))
+    }
+
+    fn finish_reset(&self, done: &Result<()>) {
+        let mut phase = self.phase();
+        phase.resetting = false;
+        match done {
+            Ok(()) => {
+                phase.ended = None;
+                if matches!(phase.event, Some(Event::Ended(_))) {
+                    self.take_back_event(&mut phase);
+                }
             }
-            _ => Ok(()),
+            Err(error) => {
+                let error = error.clone().context("resetting");
+                phase.ended = Some(Err(error.clone()));
+                drop(phase);
+                self.end(Err(error));
+            }
         }
     }
 
@@ -378,6 +419,13 @@ impl Phase {
     fn is_inside(&self) -> bool {
         self.threads.contains(&std::thread::current().id())
     }
+
+    fn check_not_resetting(&self) -> Result<()> {
+        match self.resetting {
+            true => Err(Error::wrong_state("the machine is being reset by another thread")),
+            false => Ok(()),
+        }
+    }
 }
 
 fn event(value: u32) -> io::Result<OwnedFd> {
@@ -397,6 +445,10 @@ fn lower(event: impl AsFd) {
 fn in_callback(call: &str) -> Error {
     let message = format!("{call} from a callback of the machine's own");
     Error::new(ErrorKind::InCallback, message)
+}
+
+fn has_ended(error: &Error) -> Error {
+    Error::new(error.kind(), format!("the machine has ended: {error}"))
 }
 
 /// Whether the machine can be run on after this outcome.
@@ -433,6 +485,24 @@ impl Drop for Active<'_> {
             self.0.post(&mut phase, Event::Paused);
             self.0.changed.notify_all();
         }
+    }
+}
+
+/// A reset under way. One that ends by a panic has failed.
+pub(super) struct Resetting<'a>(&'a Control);
+
+impl Resetting<'_> {
+    /// Ends the reset as it went.
+    pub(super) fn finish(self, done: Result<()>) -> Result<()> {
+        self.0.finish_reset(&done);
+        std::mem::forget(self);
+        done
+    }
+}
+
+impl Drop for Resetting<'_> {
+    fn drop(&mut self) {
+        self.0.finish_reset(&Err(Error::internal("a panic during its reset")));
     }
 }
 

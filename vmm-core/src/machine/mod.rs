@@ -31,6 +31,7 @@ mod control;
 mod device;
 mod handle;
 mod power;
+mod reset;
 
 use std::{
     fmt,
@@ -50,12 +51,13 @@ use self::{
     account::Account,
     board::Board,
     control::{Admission, Control},
+    reset::Origin,
 };
 use crate::{
     arch::{Regs, SystemRegs, VcpuId},
     error::{Error, ErrorKind, HostResult, Result},
     exit::{Fault, VcpuExit},
-    hv::{Vcpu, block_other_signals},
+    hv::{Vcpu, Vm, block_other_signals},
     memory::GuestMemory,
 };
 
@@ -63,10 +65,12 @@ use crate::{
 pub struct Machine {
     /// Each is locked by its thread while that works, for a moment by who looks at a vCPU.
     vcpus: Vec<Mutex<Box<dyn Vcpu>>>,
+    vm: Arc<dyn Vm>,
     board: Board,
     memory: GuestMemory,
     account: Option<Arc<Account>>,
     control: Arc<Control>,
+    origin: Origin,
 }
 
 /// Whose thread a vCPU runs on.
@@ -86,7 +90,7 @@ pub enum Outcome {
     Halted,
     /// The guest ended itself with this code.
     PowerOff(i32),
-    /// The guest asked for a reset.
+    /// The guest asked for a reset; [`Machine::reset`] does it.
     Reset,
     /// [`Handle::stop`] was called.
     Stopped,
@@ -102,8 +106,8 @@ impl Machine {
     ///
     /// The first vCPU runs on the calling thread, each further one on a thread of its own that ends
     /// before this returns. While the machine is [paused](Handle::pause), this waits. After
-    /// [`Outcome::Halted`] and after an `Interrupted` error the guest can be run on; every other
-    /// outcome is final.
+    /// [`Outcome::Halted`] and after an `Interrupted` error the guest can be run on; after every
+    /// other outcome it has ended, until the machine is [reset](Self::reset).
     ///
     /// # Errors
     /// `Interrupted` if a signal that is not ours came, or the process was stopped and

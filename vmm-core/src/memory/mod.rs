@@ -163,6 +163,20 @@ impl GuestMemory {
         Ok(())
     }
 
+    /// Zeroes all of it; the host gets back what was committed, but for memory of the caller's own.
+    ///
+    /// # Errors
+    /// `Host` if the host refuses; `WrongProcess` after `fork()`.
+    pub fn clear(&self) -> Result<()> {
+        self.owner.check()?;
+        for region in self.regions() {
+            if !region.discard() {
+                self.zero(region.start(), region.len())?;
+            }
+        }
+        Ok(())
+    }
+
     /// Whether the whole range is RAM.
     pub fn has(&self, at: GuestAddress, len: u64) -> bool {
         usize::try_from(len).is_ok_and(|len| self.check(at, len, "looking for").is_ok())

@@ -4,7 +4,7 @@
 use std::{fmt, fs::File, num::NonZeroUsize, sync::Arc};
 
 use rustix::{
-    fs::{MemfdFlags, SealFlags},
+    fs::{FallocateFlags, MemfdFlags, SealFlags},
     mm::{Advice, MapFlags, ProtFlags},
 };
 use vm_memory::{
@@ -104,6 +104,25 @@ impl RamRegion {
     /// use for it.
     pub fn host_address(&self) -> *mut u8 {
         self.mapping.map.as_ptr()
+    }
+
+    /// Zeroes the region by giving its pages back to the host; `false` if that cannot be done, as
+    /// with memory of the caller's own and memory that is locked.
+    pub(super) fn discard(&self) -> bool {
+        let raw = &self.mapping.raw;
+        if !raw.owner.is_some_and(Owner::is_current) {
+            return false;
+        }
+        let discarded = match &raw.file {
+            Some(file) => {
+                let how = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+                rustix::fs::fallocate(file, how, 0, raw.size as u64)
+            }
+            // SAFETY: we mapped these bytes, and nothing relies on what is in guest RAM: the guest
+            // may change it at any moment.
+            None => unsafe { rustix::mm::madvise(raw.address, raw.size, Advice::LinuxDontNeed) },
+        };
+        discarded.is_ok()
     }
 
     /// The memfd behind the region, if it has one.
@@ -241,5 +260,35 @@ impl fmt::Display for RamRegion {
 impl fmt::Debug for RamRegion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "RamRegion({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::GuestMemory;
+
+    #[test]
+    fn cleared_memory_reads_as_zeros_whatever_is_behind_it() {
+        const SIZE: u64 = 1 << 20;
+        let mut own = vec![0xff_u8; 3 * PAGE_SIZE as usize];
+        let at = own.as_mut_ptr();
+        let at = at.wrapping_add(at.align_offset(PAGE_SIZE as usize));
+        let regions = vec![
+            RamRegion::anonymous(GuestAddress(0), SIZE).unwrap(),
+            RamRegion::memfd(GuestAddress(SIZE), SIZE).unwrap(),
+            // SAFETY: `own` outlives the memory and is not used meanwhile.
+            unsafe { RamRegion::from_raw(GuestAddress(2 * SIZE), at, 2 * PAGE_SIZE) }.unwrap(),
+        ];
+        let memory = GuestMemory::from_regions(regions).unwrap();
+        let last = 2 * SIZE + 2 * PAGE_SIZE - 1;
+        for at in [0, SIZE - 1, SIZE, 2 * SIZE - 1, 2 * SIZE, last].map(GuestAddress) {
+            memory.write_obj(at, 0xa5_u8).unwrap();
+            memory.clear().unwrap();
+            assert_eq!(memory.read_obj::<u8>(at).unwrap(), 0, "{:#x}", at.0);
+        }
+        assert_eq!(memory.regions().iter().filter(|region| region.discard()).count(), 2);
+        drop(memory);
+        drop(own);
     }
 }
