@@ -1,0 +1,61 @@
+//! What a kernel would keep of a program: everything its system calls are answered from.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use crate::{clock::Clock, files::Files, space::Space, syscall::Signals};
+
+/// A program in a sandbox, but for its registers.
+pub(crate) struct Process {
+    pub(crate) space: Space,
+    pub(crate) heap: Heap,
+    /// Mappings that may go anywhere go below.
+    pub(crate) mappings_end: u64,
+    pub(crate) files: Files,
+    pub(crate) signals: Signals,
+    pub(crate) clock: Clock,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    /// The limit of its memory in bytes, and of its stack.
+    pub(crate) memory: u64,
+    pub(crate) stack_size: u64,
+    /// The bytes it may still put out.
+    pub(crate) output_left: u64,
+    /// The processor time of the runs before this one, and of the thread when it began.
+    pub(crate) processor: (Duration, Duration),
+    pub(crate) counts: Counts,
+    /// It has come to its end.
+    pub(crate) ended: Option<Ended>,
+}
+
+/// What `brk` moves the end of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Heap {
+    pub(crate) start: u64,
+    pub(crate) end: u64,
+}
+
+/// How a program ends itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    Exited(i32),
+    /// It has put out all it may.
+    Output,
+    Signalled(i32),
+}
+
+/// How often a program called.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Counts {
+    /// Calls that were answered.
+    pub(crate) calls: u64,
+    /// Calls that are not known here.
+    pub(crate) unknown: BTreeMap<&'static str, u64>,
+}
+
+impl Process {
+    /// The processor time it has had, the host's work for it included.
+    pub(crate) fn processor_time(&self) -> Duration {
+        let (before, began) = self.processor;
+        before + crate::clock::thread_time().saturating_sub(began)
+    }
+}
