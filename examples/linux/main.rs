@@ -1,9 +1,10 @@
 //! Boots Linux with this terminal as its console.
 //!
 //! `cargo run --example linux -- --help` has the options and the keys. The machine is described in
-//! [`describe`]; the rest is what makes a program of it: [`options`], the [`terminal`] and its
-//! [`keys`], and the [`session`] that ends a guest by Ctrl-A x or a signal.
+//! [`describe`]; the rest is what makes a program of it: [`options`], the [`terminal`], its
+//! [`keyboard`] and [`keys`], and the [`session`] that ends a guest by Ctrl-A x or a signal.
 
+mod keyboard;
 mod keys;
 mod options;
 mod session;
@@ -28,6 +29,7 @@ use vmm_core::{
 use vmm_devices::{I8042, Rtc, Serial};
 
 use self::{
+    keyboard::Keyboard,
     options::{Backend, Options, Request},
     session::{End, Session},
 };
@@ -61,11 +63,13 @@ fn linux(options: &Options) -> Result<u8> {
     if session.terminal().is_there() {
         eprintln!("linux: Ctrl-A x quits, Ctrl-A h shows all keys");
     }
-    let serial = Serial::stdout();
-    let input = serial.input();
+    let serial = match session.terminal().is_there() {
+        true => Serial::stdout().with_input(Keyboard::stdin(&session)?),
+        false => Serial::stdio(),
+    };
     let machine = describe(options, &hypervisor, serial).build()?;
     let outcome = loop {
-        match session.run(&machine, &input) {
+        match session.run(&machine) {
             Ok(Outcome::Reset) if options.reboot && session.ending().is_none() => {
                 eprintln!("linux: the guest resets");
                 // Fails also if the machine was stopped just now.

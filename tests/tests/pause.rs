@@ -279,6 +279,19 @@ fn a_pause_that_times_out_leaves_that_of_another_thread() {
 }
 
 #[test]
+fn a_pause_that_times_out_leaves_one_that_was_requested() {
+    let (device, entered, release) = stuck();
+    let running = Running::start(builder([knock(), Access::Spin]).device(device).build().unwrap());
+    entered.recv_timeout(LONG).unwrap();
+    running.handle.request_pause().unwrap();
+    assert_eq!(kind(running.handle.pause(Duration::from_millis(1))), ErrorKind::Host);
+    release.send(()).unwrap();
+    running.wait_until(State::Paused);
+    running.handle.stop().unwrap();
+    assert_eq!(running.end().unwrap(), Outcome::Stopped);
+}
+
+#[test]
 fn a_resume_takes_back_a_pause_that_is_not_complete() {
     let (device, entered, release) = stuck();
     let running = Running::start(builder([knock(), power_off()]).device(device).build().unwrap());

@@ -24,9 +24,14 @@ const DEVICES_SEE: &[&str] = &[
     "ErrorKind",
     "Result",
     "machine::Device",
+    "machine::Interest",
     "machine::Legacy",
+    "machine::Next",
     "machine::Place",
+    "machine::Reactor",
     "machine::Slot",
+    "machine::Wake",
+    "machine::Watch",
 ];
 
 /// What sandboxes see of it: the seam, and what it speaks of.

@@ -6,7 +6,8 @@ use std::{
 };
 
 use super::{
-    Account, Accounting, Board, Control, Device, Machine, Slot, power::Power, reset::Origin,
+    Account, Accounting, Board, Control, Device, Machine, Slot, device::Wiring, power::Power,
+    reset::Origin,
 };
 use crate::{
     arch::CpuModel,
@@ -123,20 +124,19 @@ impl Builder {
         }
         let account = self.accounting.map(|accounting| Arc::new(Account::new(accounting)));
         let mut board = Board::new(vm.irqs(), account.clone());
-        if has_irqs {
-            plug(Box::new(Power::default()), &mut board, &memory)?;
-        }
-        for device in self.devices {
-            plug(device, &mut board, &memory)?;
+        let mut wiring = Wiring { control: Arc::new(Control::new()?), reactor: None };
+        let power = has_irqs.then(|| Box::new(Power::default()) as Box<dyn Device>);
+        for device in power.into_iter().chain(self.devices) {
+            plug(device, &mut board, &memory, &mut wiring)?;
         }
         let mut vcpus = origin.create_vcpus(&*vm)?;
         if let Some(first) = vcpus.first_mut() {
             origin.load(&memory, &board, &mut **first)?;
         }
-        let control = Arc::new(Control::new()?);
+        let Wiring { control, reactor } = wiring;
         control.set_kickers(vcpus.iter().map(|vcpu| vcpu.kicker()).collect());
         let vcpus = vcpus.into_iter().map(Mutex::new).collect();
-        Ok(Machine { vcpus, vm, board, memory, account, control, origin })
+        Ok(Machine { vcpus, vm, board, memory, account, control, origin, reactor })
     }
 }
 
@@ -150,9 +150,15 @@ fn check_vcpus(count: u32, hypervisor: &str, max: u32) -> Result<()> {
     }
 }
 
-fn plug(device: Box<dyn Device>, board: &mut Board, memory: &GuestMemory) -> Result<()> {
+fn plug(
+    device: Box<dyn Device>,
+    board: &mut Board,
+    memory: &GuestMemory,
+    wiring: &mut Wiring,
+) -> Result<()> {
     let name = device.name().to_owned();
-    device.plug(&mut Slot::new(board, memory, &name)).context(|| format!("device '{name}'"))
+    let plugged = device.plug(&mut Slot::new(board, memory, wiring, &name));
+    plugged.context(|| format!("device '{name}'"))
 }
 
 impl fmt::Debug for Builder {

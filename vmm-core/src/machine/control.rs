@@ -7,17 +7,14 @@
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{
-        Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering::SeqCst},
     },
     thread::ThreadId,
     time::{Duration, Instant},
 };
 
-use rustix::{
-    event::{EventfdFlags, eventfd},
-    io,
-};
+use rustix::{event::EventfdFlags, io};
 
 use super::{Event, Outcome, State};
 use crate::{
@@ -45,6 +42,8 @@ pub(super) struct Control {
     /// Readable while an event waits; there once someone has asked for it.
     event_fd: OnceLock<OwnedFd>,
     kickers: OnceLock<Vec<Kicker>>,
+    /// What calls the reactor, if there is one.
+    bell: OnceLock<Arc<OwnedFd>>,
     owner: Owner,
 }
 
@@ -57,6 +56,8 @@ struct Phase {
     resetting: bool,
     /// Someone has asked for a pause.
     held: bool,
+    /// One who does not wait for it is among them.
+    requested: bool,
     /// Runners that were admitted and have not stepped back.
     active: usize,
     /// Threads that wait for a pause to be complete.
@@ -81,7 +82,7 @@ pub(super) enum Admission<'a> {
 
 impl Control {
     pub(super) fn new() -> Result<Self> {
-        let gate = event(1).host(|| "making an eventfd")?;
+        let gate = eventfd(1).host(|| "making an eventfd")?;
         Ok(Self {
             phase: Mutex::default(),
             changed: Condvar::new(),
@@ -91,6 +92,7 @@ impl Control {
             gate,
             event_fd: OnceLock::new(),
             kickers: OnceLock::new(),
+            bell: OnceLock::new(),
             owner: Owner::current(),
         })
     }
@@ -99,6 +101,12 @@ impl Control {
     pub(super) fn set_kickers(&self, kickers: Vec<Kicker>) {
         let first = self.kickers.set(kickers).is_ok();
         debug_assert!(first, "a machine is built once");
+    }
+
+    /// Tells how to call the reactor, once there is one.
+    pub(super) fn set_bell(&self, bell: Arc<OwnedFd>) {
+        let first = self.bell.set(bell).is_ok();
+        debug_assert!(first, "a machine has one reactor");
     }
 
     /// Starts a run, if there may be one.
@@ -219,6 +227,7 @@ impl Control {
         self.owner.check()?;
         let mut phase = self.phase();
         self.hold(&mut phase)?;
+        phase.requested = true;
         drop(phase);
         self.kick();
         Ok(())
@@ -238,7 +247,7 @@ impl Control {
         let (mut phase, paused) = self.wait_for_pause(within);
         phase.waiting -= 1;
         let timed_out = paused.as_ref().is_err_and(|error| error.kind() == ErrorKind::Host);
-        if timed_out && phase.waiting == 0 {
+        if timed_out && phase.waiting == 0 && !phase.requested {
             self.release(&mut phase);
         }
         paused
@@ -283,7 +292,7 @@ impl Control {
     }
 
     fn release(&self, phase: &mut Phase) {
-        phase.held = false;
+        (phase.held, phase.requested) = (false, false);
         self.held.store(false, SeqCst);
         if matches!(phase.event, Some(Event::Paused)) {
             self.take_back_event(phase);
@@ -381,7 +390,7 @@ impl Control {
         let phase = self.phase();
         if self.event_fd.get().is_none() {
             let waits = u32::from(phase.event.is_some());
-            let _ = self.event_fd.set(event(waits).host(|| "making an eventfd")?);
+            let _ = self.event_fd.set(eventfd(waits).host(|| "making an eventfd")?);
         }
         let fd = self.event_fd.get().map(AsFd::as_fd);
         fd.ok_or_else(|| Error::internal("an eventfd that was just made"))
@@ -407,6 +416,7 @@ impl Control {
 
     fn kick(&self) {
         self.kickers.get().into_iter().flatten().for_each(Kicker::kick);
+        self.bell.get().into_iter().for_each(raise);
     }
 
     fn phase(&self) -> MutexGuard<'_, Phase> {
@@ -428,17 +438,17 @@ impl Phase {
     }
 }
 
-fn event(value: u32) -> io::Result<OwnedFd> {
-    eventfd(value, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+pub(super) fn eventfd(value: u32) -> io::Result<OwnedFd> {
+    rustix::event::eventfd(value, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
 }
 
 /// Makes an eventfd readable. It fails only if its counter is full: then it is readable.
-fn raise(event: impl AsFd) {
+pub(super) fn raise(event: impl AsFd) {
     let _ = io::write(event, &1_u64.to_ne_bytes());
 }
 
 /// Takes that back. It fails only if the eventfd is not readable.
-fn lower(event: impl AsFd) {
+pub(super) fn lower(event: impl AsFd) {
     let _ = io::read(event, &mut [0; 8]);
 }
 

@@ -69,7 +69,7 @@ impl Handle {
     ///
     /// # Errors
     /// `Host` with `ETIMEDOUT` if a device kept its thread for longer than `within`: the machine
-    /// goes on as if nothing had been asked. `WrongState` if the machine has ended or ends now, or
+    /// goes on, unless someone else has asked for a pause too. `WrongState` if the machine has ended or ends now, or
     /// if someone resumed it meanwhile; `InCallback` from one of its own devices, which can
     /// [request](Self::request_pause) it; `WrongProcess` after `fork()`.
     pub fn pause(&self, within: Duration) -> Result<()> {
@@ -89,7 +89,7 @@ impl Handle {
     /// complete is taken back. Never waits.
     ///
     /// # Errors
-    /// `WrongProcess` after `fork()`.
+    /// `WrongState` while another thread resets the machine, `WrongProcess` after `fork()`.
     pub fn resume(&self) -> Result<()> {
         self.0.upgrade().map_or(Ok(()), |control| control.resume())
     }

@@ -1,7 +1,7 @@
 //! A whole machine: memory, board, vCPUs; built once, run on the caller's thread.
 //!
 //! [`Machine::run`] takes the calling thread for the first vCPU and starts one thread for each
-//! further one, which end before it returns. A [`Handle`] stops it from any thread or from a
+//! further one, and one for the [`Reactor`] if a device needs it; they end before it returns. A [`Handle`] stops it from any thread or from a
 //! device, and pauses and resumes it; while it is paused its vCPUs can be looked at. A host with an
 //! event loop runs the machine on a thread of its own and polls [`Machine::event_fd`]. Methods take
 //! `&self`: a machine can be shared; what cannot happen at the same time is refused with
@@ -31,6 +31,7 @@ mod control;
 mod device;
 mod handle;
 mod power;
+mod reactor;
 mod reset;
 
 use std::{
@@ -46,11 +47,13 @@ pub use board::Legacy;
 pub use builder::Builder;
 pub use device::{Device, Place, Slot};
 pub use handle::{Event, Handle, State};
+pub use reactor::{Interest, Next, Reactor, Wake, Watch};
 
 use self::{
     account::Account,
     board::Board,
     control::{Admission, Control},
+    reactor::EventLoop,
     reset::Origin,
 };
 use crate::{
@@ -71,6 +74,7 @@ pub struct Machine {
     account: Option<Arc<Account>>,
     control: Arc<Control>,
     origin: Origin,
+    reactor: Option<EventLoop>,
 }
 
 /// Whose thread a vCPU runs on.
@@ -118,37 +122,58 @@ impl Machine {
     pub fn run(&self) -> Result<Outcome> {
         self.control.begin()?;
         std::thread::scope(|scope| {
-            let further: Vec<_> =
-                (1..self.vcpus.len()).filter_map(|n| self.start(scope, n)).collect();
-            self.run_vcpu(0, Thread::Callers);
+            let mut further: Vec<_> = (1..self.vcpus.len())
+                .filter_map(|n| self.start(scope, format!("vcpu{n}"), move || self.run_vcpu(n)))
+                .collect();
+            if let Some(reactor) = &self.reactor {
+                further.extend(self.start(scope, "reactor".into(), || self.react(reactor)));
+            }
+            self.run_vcpu(0);
             // The scope itself waits for what the threads do, not for the threads.
             further.into_iter().for_each(|thread| drop(thread.join()));
         });
         self.control.finish()
     }
 
-    /// Starts the thread of vCPU `n`; without it the run ends.
+    /// Starts a thread of ours; without it the run ends.
     fn start<'scope>(
         &'scope self,
         scope: &'scope Scope<'scope, '_>,
-        n: usize,
+        name: String,
+        body: impl FnOnce() + Send + 'scope,
     ) -> Option<ScopedJoinHandle<'scope, ()>> {
-        let thread = std::thread::Builder::new().name(format!("vcpu{n}"));
-        let started = thread.spawn_scoped(scope, move || {
+        let what = name.clone();
+        let started = std::thread::Builder::new().name(name).spawn_scoped(scope, move || {
             block_other_signals();
-            self.run_vcpu(n, Thread::Ours);
+            body();
         });
-        let started = started.host(|| format!("starting the thread of vCPU {n}"));
+        let started = started.host(|| format!("starting the thread {what}"));
         started.map_err(|error| self.control.end(Err(error))).ok()
     }
 
-    /// Runs one vCPU, but for pauses, until this run of the machine ends.
-    fn run_vcpu(&self, n: usize, thread: Thread) {
+    /// Runs vCPU `n` until this run of the machine ends: the first one on the caller's thread, each
+    /// further one on a thread of ours.
+    fn run_vcpu(&self, n: usize) {
         let Some(vcpu) = self.vcpus.get(n) else { return };
+        let thread = if n == 0 { Thread::Callers } else { Thread::Ours };
+        self.take_part(thread, || self.work(&mut **lock(vcpu), thread));
+    }
+
+    /// Wakes devices until this run of the machine ends.
+    fn react(&self, reactor: &EventLoop) {
+        self.take_part(Thread::Ours, || {
+            // A device's panic is the event loop's to catch; this one is in what it left behind.
+            catch_unwind(AssertUnwindSafe(|| reactor.work(&self.control)))
+                .unwrap_or_else(|payload| self.control.end(Err(self.board.blame(&*payload))));
+        });
+    }
+
+    /// Does `work`, which ends when it is called, again after each pause until this run ends.
+    fn take_part(&self, thread: Thread, work: impl Fn()) {
         let _on_record = self.control.join();
         loop {
             match self.control.admit() {
-                Ok(Admission::Work(_at_work)) => self.work(&mut **lock(vcpu), thread),
+                Ok(Admission::Work(_at_work)) => work(),
                 Ok(Admission::Leave) => return,
                 Ok(Admission::Interrupted) => self.interrupted(thread),
                 Err(error) => self.control.end(Err(error)),
