@@ -22,7 +22,7 @@ use super::{
     account::{Account, Counter, Reason},
 };
 use crate::{
-    boot::PortDevice,
+    boot::BoardDevice,
     bus::{Bus, BusDevice},
     error::{Context, Error, ErrorKind, Result},
     exit::{CONTINUE, Flow, VcpuExit},
@@ -117,8 +117,8 @@ pub(super) struct Board {
     /// The first device that panicked.
     panicked: Arc<OnceLock<Arc<str>>>,
     used_lines: BTreeSet<Gsi>,
-    /// Legacy devices in their places, as the guest's tables describe them.
-    described: Vec<PortDevice>,
+    /// Devices as the guest's tables describe them.
+    described: Vec<BoardDevice>,
     irqs: Option<Arc<dyn IrqController>>,
     account: Option<Arc<Account>>,
 }
@@ -148,13 +148,19 @@ impl Board {
         let mut places = legacy.places().iter();
         let (ports, irq) = *places.find(|(windows, _)| windows.iter().all(free))?;
         if let Some(hid) = legacy.hid() {
-            self.described.push(PortDevice { hid, ports, irq: irq.map(|gsi| gsi.0) });
+            let irq = irq.map(|gsi| gsi.0);
+            self.describe(BoardDevice { hid, ports, irq, ..BoardDevice::default() });
         }
         Some((ports, irq))
     }
 
+    /// Lets the guest's tables say this of a device.
+    pub(super) fn describe(&mut self, device: BoardDevice) {
+        self.described.push(device);
+    }
+
     /// What the guest's tables say of devices.
-    pub(super) fn described(&self) -> Vec<PortDevice> {
+    pub(super) fn described(&self) -> Vec<BoardDevice> {
         self.described.clone()
     }
 

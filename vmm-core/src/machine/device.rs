@@ -13,6 +13,7 @@ use super::{
     reactor::{EventLoop, Reactor},
 };
 use crate::{
+    boot::{BoardDevice, is_hardware_id},
     bus::BusDevice,
     error::{Error, Result},
     irq::{Gsi, IrqLine},
@@ -98,6 +99,31 @@ impl<'a> Slot<'a> {
     /// machine has no interrupt controllers.
     pub fn irq(&mut self, place: Place<Gsi>) -> Result<IrqLine> {
         self.board.add_irq(&self.name, place)
+    }
+
+    /// Takes a window of `len` bytes on the MMIO bus and an interrupt line, which the guest is told
+    /// of by ACPI under the hardware ID `hid`, such as `LNRO0005` for virtio over MMIO; `make` gets
+    /// the line and makes the device.
+    ///
+    /// # Errors
+    /// `BadConfig` if there is no room, or no line is free, or `hid` is no hardware ID;
+    /// `Unsupported` if the machine has no interrupt controllers.
+    pub fn platform(
+        &mut self,
+        hid: &'static str,
+        len: u32,
+        make: impl FnOnce(IrqLine) -> Arc<dyn BusDevice>,
+    ) -> Result<GuestAddress> {
+        if !is_hardware_id(hid) {
+            return Err(Error::bad_config(format!("{}: hardware ID '{hid}'", self.name)));
+        }
+        let line = self.irq(Place::Any)?;
+        let irq = Some(line.gsi().0);
+        let at = self.mmio(Place::Any, len.into(), make(line))?;
+        // Windows for `Any` are below 4 GiB.
+        let mmio = u32::try_from(at.0).ok().map(|at| (at, len));
+        self.board.describe(BoardDevice { hid, mmio, irq, ..BoardDevice::default() });
+        Ok(at)
     }
 
     /// The reactor, which wakes the device when a descriptor of the host is ready. From the first
