@@ -88,6 +88,7 @@ macro_rules! bodies {
 bodies! {
     a_computation_and_its_timer_survive_a_hundred_moves
     a_computation_survives_a_hundred_moves
+    a_deadline_ends_run_on_any_thread
     a_doorbell_counts_every_store
     a_doorbell_for_any_store_takes_all_widths
     a_doorbell_is_added_and_removed_once

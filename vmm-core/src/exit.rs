@@ -20,6 +20,8 @@ pub const CONTINUE: Flow = ControlFlow::Continue(());
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum VcpuExit {
+    /// The deadline of [`Vcpu::set_deadline`](crate::hv::Vcpu::set_deadline) has passed.
+    Expired,
     /// A device can go on no longer; the error names it.
     Failed(Error),
     /// The vCPU cannot go on: a triple fault, or an instruction the back end cannot run.
@@ -100,6 +102,7 @@ impl fmt::Display for Fault {
 impl fmt::Display for VcpuExit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Expired => write!(f, "the deadline has passed"),
             Self::Failed(error) => write!(f, "{error}"),
             Self::Fault(fault) => write!(f, "fault: {fault}"),
             Self::Halted => write!(f, "halted"),

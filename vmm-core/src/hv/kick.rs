@@ -250,10 +250,15 @@ pub fn set_kick_signal(signal: i32) -> Result<()> {
     }
 }
 
+/// The kick signal; its handler is installed.
+pub(crate) fn kick_signal() -> Result<libc::c_int> {
+    installed(DEFAULT_KICK_SIGNAL)
+}
+
 /// Unblocks the kick signal on the calling thread until the guard is dropped; its handler is
 /// installed.
 pub(crate) fn listen() -> Result<Listening> {
-    Ok(Listening::new(installed(DEFAULT_KICK_SIGNAL)?))
+    Ok(Listening::new(kick_signal()?))
 }
 
 /// The signal in use: the one chosen first, or now `wanted`.

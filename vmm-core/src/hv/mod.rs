@@ -13,10 +13,12 @@ pub mod conformance;
 mod kick;
 pub mod script;
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Instant};
 
 pub use kick::{DEFAULT_KICK_SIGNAL, Kicker, set_kick_signal};
-pub(crate) use kick::{Entry, KickTarget, Woken, block_other_signals, listen, wait_readable};
+pub(crate) use kick::{
+    Entry, KickTarget, Woken, block_other_signals, kick_signal, listen, wait_readable,
+};
 
 use crate::{
     arch::{CpuModel, CpuState, Regs, SystemRegs, VcpuId},
@@ -224,6 +226,16 @@ pub trait Vcpu: Send {
     /// # Errors
     /// `Unsupported` if the back end cannot.
     fn set_call_port(&mut self, call: CallPort) -> Result<()>;
+
+    /// From then on [`run`](Self::run), on the thread that called this, returns
+    /// [`VcpuExit::Expired`]; with `None`, no longer. It may come a few milliseconds late.
+    ///
+    /// No thread is needed for it. Where the back end uses a signal it is the kick signal, and a
+    /// system call of the host's that waits may be interrupted by it too.
+    ///
+    /// # Errors
+    /// `Host` if the host has no timer to give.
+    fn set_deadline(&mut self, deadline: Option<Instant>) -> Result<()>;
 
     /// Segment, table and control registers.
     ///

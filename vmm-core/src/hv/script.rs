@@ -12,7 +12,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use vm_memory::{Bytes, MemoryRegionAddress};
@@ -189,7 +189,8 @@ impl Vm for ScriptVm {
         let vm = Arc::clone(&self.0);
         let step = AtomicUsize::new(0);
         let (regs, system, call) = (Regs::default(), None, None);
-        Ok(Box::new(ScriptVcpu { id, vm, step, regs, system, call, kick: KickTarget::polled() }))
+        let (deadline, kick) = (None, KickTarget::polled());
+        Ok(Box::new(ScriptVcpu { id, vm, step, regs, system, call, deadline, kick }))
     }
 
     fn irqs(&self) -> Option<Arc<dyn IrqController>> {
@@ -341,6 +342,7 @@ struct ScriptVcpu {
     regs: Regs,
     system: Option<SystemRegs>,
     call: Option<CallPort>,
+    deadline: Option<Instant>,
     kick: Arc<KickTarget>,
 }
 
@@ -352,6 +354,9 @@ impl ScriptVcpu {
         loop {
             if self.kick.is_pending() {
                 return VcpuExit::Kicked;
+            }
+            if self.has_expired() {
+                return VcpuExit::Expired;
             }
             let Some(access) = self.vm.script.accesses.get(self.step.load(Relaxed)) else {
                 let why = FaultKind::Other("the script is at its end".into());
@@ -368,10 +373,19 @@ impl ScriptVcpu {
     }
 
     fn spin(&self) -> VcpuExit {
-        while !self.kick.is_pending() {
+        loop {
+            if self.kick.is_pending() {
+                return VcpuExit::Kicked;
+            }
+            if self.has_expired() {
+                return VcpuExit::Expired;
+            }
             std::thread::sleep(Duration::from_micros(100));
         }
-        VcpuExit::Kicked
+    }
+
+    fn has_expired(&self) -> bool {
+        self.deadline.is_some_and(|deadline| deadline <= Instant::now())
     }
 
     fn perform(&self, access: &Access, io: &dyn GuestIo) -> Flow {
@@ -432,6 +446,11 @@ impl Vcpu for ScriptVcpu {
 
     fn set_call_port(&mut self, call: CallPort) -> Result<()> {
         self.call = Some(call);
+        Ok(())
+    }
+
+    fn set_deadline(&mut self, deadline: Option<Instant>) -> Result<()> {
+        self.deadline = deadline;
         Ok(())
     }
 

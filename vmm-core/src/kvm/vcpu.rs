@@ -5,12 +5,13 @@
 //! access is completed first by entering once more with `immediate_exit` set.
 #![expect(unsafe_code, reason = "tells the kicker where the exit flag is")]
 
-use std::{ops::ControlFlow, sync::Arc};
+use std::{ops::ControlFlow, sync::Arc, time::Instant};
 
 use kvm_bindings::CpuId;
 use kvm_ioctls::{Cap, VcpuExit as KvmExit, VcpuFd};
 
 use super::{
+    alarm::Alarm,
     convert,
     run_page::{End, Exit, Mmio, Port, RunPage},
     state,
@@ -32,6 +33,7 @@ pub(super) struct KvmVcpu {
     pub(super) fd: VcpuFd,
     pub(super) page: RunPage,
     kick: Arc<KickTarget>,
+    alarm: Alarm,
     /// How the guest calls the host. If it can, the general registers are those in the run page.
     pub(super) call: Option<CallPort>,
     pub(super) vm: Arc<VmState>,
@@ -55,7 +57,7 @@ impl KvmVcpu {
         // SAFETY: the flag is valid while the page is mapped, and `drop` closes the target before
         // it unmaps the page.
         let kick = unsafe { KickTarget::signalled(page.exit_flag()) };
-        let vcpu = Self { id, fd, page, kick, call: None, vm };
+        let vcpu = Self { id, fd, page, kick, alarm: Alarm::default(), call: None, vm };
         vcpu.set_cpuid(cpu)?;
         Ok(vcpu)
     }
@@ -78,6 +80,7 @@ impl KvmVcpu {
         loop {
             match self.enter()? {
                 Entered::Interrupted if self.kick.is_pending() => return Ok(VcpuExit::Kicked),
+                Entered::Interrupted if self.alarm.has_passed() => return Ok(VcpuExit::Expired),
                 Entered::Interrupted => return Ok(VcpuExit::Interrupted),
                 Entered::Exit => {}
             }
@@ -210,6 +213,9 @@ fn port_element(port: u16, out: bool, data: &mut [u8], io: &dyn GuestIo) -> Flow
 impl Vcpu for KvmVcpu {
     fn run(&mut self, io: &dyn GuestIo) -> Result<VcpuExit> {
         self.vm.owner.check()?;
+        if self.alarm.has_passed() {
+            return Ok(VcpuExit::Expired);
+        }
         let _listening = listen()?;
         let kick = Arc::clone(&self.kick);
         let Entry::Go(running) = kick.enter() else { return Ok(VcpuExit::Kicked) };
@@ -253,6 +259,11 @@ impl Vcpu for KvmVcpu {
         }
         self.call = Some(call);
         Ok(())
+    }
+
+    fn set_deadline(&mut self, deadline: Option<Instant>) -> Result<()> {
+        self.vm.owner.check()?;
+        self.alarm.set(deadline)
     }
 
     fn system_regs(&self) -> Result<SystemRegs> {

@@ -198,8 +198,9 @@ impl Machine {
                 }
                 Ok(VcpuExit::Failed(error)) | Err(error) => Err(error),
                 Ok(VcpuExit::Fault(fault)) => Ok(Outcome::Fault(*fault)),
-                Ok(VcpuExit::HostCall) => {
-                    Err(Error::internal("a machine has no call port, and yet was called"))
+                Ok(exit @ (VcpuExit::Expired | VcpuExit::HostCall)) => {
+                    let message = "a machine has neither a deadline nor a call port";
+                    Err(Error::internal(format!("{message}, and yet: {exit}")))
                 }
                 Ok(VcpuExit::Halted) => Ok(Outcome::Halted),
                 Ok(VcpuExit::PowerOff(code)) => Ok(Outcome::PowerOff(code)),

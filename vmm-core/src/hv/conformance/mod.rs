@@ -38,6 +38,7 @@ macro_rules! program {
 }
 
 mod cpuid;
+mod deadline;
 mod dirty;
 mod doorbells;
 mod fault;
@@ -162,6 +163,7 @@ macro_rules! bodies {
 bodies! {
     moves::a_computation_and_its_timer_survive_a_hundred_moves;
     moves::a_computation_survives_a_hundred_moves;
+    deadline::a_deadline_ends_run_on_any_thread;
     doorbells::a_doorbell_counts_every_store;
     doorbells::a_doorbell_for_any_store_takes_all_widths;
     doorbells::a_doorbell_is_added_and_removed_once;
