@@ -13,7 +13,7 @@ use crate::{
     clock::Clock,
     cpu::{Cpu, Entry},
     files::{Files, Handle},
-    limits::Limits,
+    limits::{Limits, Watch},
     load::{self, Program, Start},
     process::{Counts, Heap, Process},
     sandbox::{Parts, Sandbox},
@@ -228,7 +228,7 @@ impl Builder {
             memory,
             stack_size,
             output_left: self.limits.output,
-            processor: Default::default(),
+            watch: Watch::new(self.limits, cpu.kicker()),
             counts: Counts::default(),
             ended: None,
         };

@@ -1,8 +1,8 @@
 //! What a kernel would keep of a program: everything its system calls are answered from.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
-use crate::{clock::Clock, files::Files, space::Space, syscall::Signals};
+use crate::{clock::Clock, files::Files, limits::Watch, space::Space, syscall::Signals};
 
 /// A program in a sandbox, but for its registers.
 pub(crate) struct Process {
@@ -20,8 +20,7 @@ pub(crate) struct Process {
     pub(crate) stack_size: u64,
     /// The bytes it may still put out.
     pub(crate) output_left: u64,
-    /// The processor time of the runs before this one, and of the thread when it began.
-    pub(crate) processor: (Duration, Duration),
+    pub(crate) watch: Watch,
     pub(crate) counts: Counts,
     /// It has come to its end.
     pub(crate) ended: Option<Ended>,
@@ -50,12 +49,4 @@ pub(crate) struct Counts {
     pub(crate) calls: u64,
     /// Calls that are not known here.
     pub(crate) unknown: BTreeMap<&'static str, u64>,
-}
-
-impl Process {
-    /// The processor time it has had, the host's work for it included.
-    pub(crate) fn processor_time(&self) -> Duration {
-        let (before, began) = self.processor;
-        before + crate::clock::thread_time().saturating_sub(began)
-    }
 }

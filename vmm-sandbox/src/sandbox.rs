@@ -26,7 +26,6 @@ pub struct Sandbox {
     program: Program,
     functions: HostFunctions,
     limits: Limits,
-    canceller: Canceller,
     captured: [Capture; 2],
     state: State,
     scratch: Scratch,
@@ -70,14 +69,12 @@ impl Sandbox {
 
     pub(crate) fn new(parts: Parts) -> Self {
         let Parts { process, cpu, program, functions, limits, captured } = parts;
-        let canceller = Canceller::new(cpu.kicker());
         Self {
             process,
             cpu,
             program,
             functions,
             limits,
-            canceller,
             captured,
             state: State::New,
             scratch: Scratch::default(),
@@ -172,7 +169,7 @@ impl Sandbox {
 
     /// What stops it from elsewhere.
     pub fn canceller(&self) -> Canceller {
-        self.canceller.clone()
+        self.process.watch.canceller()
     }
 
     /// Takes what the program has written to standard output, if that is captured.
@@ -197,16 +194,21 @@ impl Sandbox {
 
     /// Lets the program run until it stands still for a reason of its own or ours.
     fn run(&mut self) -> Result<Stop> {
+        self.process.watch.begin();
         let stopped = self.run_loop();
-        if let Err(error) = &stopped
-            && error.kind() != ErrorKind::Interrupted
-        {
-            self.state = State::Unrecoverable(error.to_string());
+        let disarmed = self.cpu.set_deadline(None);
+        match stopped.and_then(|stop| disarmed.map(|()| stop)) {
+            // The time goes on.
+            Err(error) if error.kind() == ErrorKind::Interrupted => Err(error),
+            stopped => {
+                self.process.watch.end();
+                stopped.inspect_err(|error| self.state = State::Unrecoverable(error.to_string()))
+            }
         }
-        stopped
     }
 
     fn run_loop(&mut self) -> Result<Stop> {
+        self.cpu.set_deadline(self.process.watch.deadline())?;
         loop {
             let regs = match self.cpu.run(&mut self.process.space)? {
                 Event::Call(regs) => regs,
@@ -219,10 +221,13 @@ impl Sandbox {
                     let message = "a signal interrupted the program";
                     return Err(Error::new(ErrorKind::Interrupted, message));
                 }
-                Event::Kicked if self.canceller.take() => {
-                    return Ok(Stop::Killed(Cause::Cancelled));
-                }
-                Event::Kicked => continue,
+                Event::Kicked => match self.process.watch.take_cause() {
+                    Some(cause) => return Ok(Stop::Killed(cause)),
+                    None => {
+                        self.cpu.set_deadline(self.process.watch.deadline())?;
+                        continue;
+                    }
+                },
             };
             let result = match regs.rax {
                 call::READY if self.state == State::New => {

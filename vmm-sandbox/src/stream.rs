@@ -3,7 +3,7 @@
 use std::{
     fmt, fs,
     io::{self, Read, Write},
-    os::fd::OwnedFd,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -36,7 +36,8 @@ impl Input {
 }
 
 impl From<OwnedFd> for Input {
-    /// A pipe, a file, a terminal. A read that waits there keeps the sandbox waiting.
+    /// A pipe, a file, a terminal. A read that waits there is ended by time limits and
+    /// [`Canceller`](crate::Canceller)s.
     fn from(fd: OwnedFd) -> Self {
         Self(Source::File(fd.into()))
     }
@@ -142,6 +143,13 @@ impl File for Input {
 
     fn write(&mut self, _: &[u8]) -> Result<usize, Errno> {
         Err(Errno::BADF)
+    }
+
+    fn readable(&self) -> Option<BorrowedFd<'_>> {
+        match &self.0 {
+            Source::File(file) => Some(file.as_fd()),
+            Source::Bytes(_) | Source::Empty => None,
+        }
     }
 
     fn status(&self) -> Status {

@@ -8,6 +8,7 @@
 )]
 
 mod calls;
+mod limits;
 mod run;
 
 use vmm_core::host::{self, KvmKind};

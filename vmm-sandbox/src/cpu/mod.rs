@@ -6,7 +6,7 @@
 
 mod stub;
 
-use std::{ops::ControlFlow, sync::Arc};
+use std::{ops::ControlFlow, sync::Arc, time::Instant};
 
 use vmm_core::{
     Error, Result,
@@ -56,7 +56,7 @@ pub(crate) enum Event {
     Fault(Fault),
     /// A signal that is not ours came.
     Interrupted,
-    /// Someone wants the processor to stop.
+    /// Someone wants the processor to stop, or its deadline has passed.
     Kicked,
 }
 
@@ -120,6 +120,11 @@ impl Cpu {
 
     pub(crate) fn kicker(&self) -> Kicker {
         self.vcpu.kicker()
+    }
+
+    /// When [`run`](Self::run) is to come back, at the latest.
+    pub(crate) fn set_deadline(&mut self, deadline: Option<Instant>) -> Result<()> {
+        self.vcpu.set_deadline(deadline)
     }
 
     /// Puts the program at `regs`, all of them but RFLAGS. Not after a kick or an interruption.
@@ -206,6 +211,10 @@ impl Cpu {
                 match self.vcpu.run(&Ports)? {
                     VcpuExit::HostCall => break,
                     VcpuExit::Kicked => kicked = true,
+                    VcpuExit::Expired => {
+                        kicked = true;
+                        self.vcpu.set_deadline(None)?;
+                    }
                     VcpuExit::Interrupted => {}
                     exit => return self.other(space, exit).map(Some),
                 }
@@ -213,7 +222,7 @@ impl Cpu {
         }
         self.vcpu.set_regs(&regs)?;
         if kicked {
-            // Edits are short, and half of them would be none: whoever kicked is answered now.
+            // Edits are short, and half of them would be worse than none: it comes back now.
             self.vcpu.kicker().kick();
         }
         Ok(None)
@@ -240,7 +249,7 @@ impl Cpu {
     fn other(&self, space: &Space, exit: VcpuExit) -> Result<Event> {
         Ok(match exit {
             VcpuExit::PowerOff(vector) => self.exception(space, vector as u8)?,
-            VcpuExit::Kicked => Event::Kicked,
+            VcpuExit::Expired | VcpuExit::Kicked => Event::Kicked,
             VcpuExit::Interrupted => Event::Interrupted,
             VcpuExit::Fault(fault) => Event::Fault(*fault),
             VcpuExit::Failed(error) => return Err(error),

@@ -103,6 +103,8 @@ impl Stub {
         space.write_system(data, 0, &bytes(&gdt()));
         // RSP0: where the processor puts the stack when it enters ring 0.
         space.write_system(data, TASK + 4, &(DATA + PAGE).to_le_bytes());
+        // No I/O permission map: it would start beyond the end. No port is the program's.
+        space.write_system(data, TASK + 0x66, &(TASK_SIZE as u16).to_le_bytes());
         for vector in 0..EXCEPTIONS as u8 {
             let to = match vector {
                 BREAKPOINT if breakpoint_calls => stub.at.breakpoint,

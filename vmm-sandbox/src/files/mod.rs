@@ -3,7 +3,10 @@
 //! A file is anything behind a descriptor, and knows the host only by what it was made of. Several
 //! descriptors may share one ([`Handle`]).
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    os::fd::BorrowedFd,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use rustix::io::Errno;
 
@@ -24,6 +27,11 @@ pub(crate) trait File: Send {
     /// Fills `data` from a place, without moving.
     fn read_at(&mut self, _offset: u64, _data: &mut [u8]) -> Result<usize, Errno> {
         Err(Errno::NODEV)
+    }
+
+    /// What to wait for until a read can go on, where one may wait.
+    fn readable(&self) -> Option<BorrowedFd<'_>> {
+        None
     }
 
     /// Whether what is written counts as output of the sandbox.

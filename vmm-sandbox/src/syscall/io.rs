@@ -1,6 +1,9 @@
 //! Reading and writing what is open.
 
-use rustix::io::Errno;
+use rustix::{
+    event::{PollFd, PollFlags},
+    io::Errno,
+};
 
 use super::{Answer, Call, Calls};
 use crate::{
@@ -47,7 +50,11 @@ fn writev(process: &mut Process, call: &mut Call<'_>) -> Answer {
 fn fill(process: &mut Process, fd: u64, to: u64, len: u64) -> Answer {
     let file = process.files.get(fd)?;
     let mut data = vec![0; len.min(MOST) as usize];
-    let count = file.lock().read(&mut data)?;
+    let mut file = file.lock();
+    if let Some(fd) = file.readable() {
+        process.watch.wait(&[PollFd::from_borrowed_fd(fd, PollFlags::IN)], None)?;
+    }
+    let count = file.read(&mut data)?;
     process.space.write(to, data.get(..count).unwrap_or(&[]))?;
     Ok(count as u64)
 }

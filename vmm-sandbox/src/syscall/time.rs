@@ -60,7 +60,7 @@ fn now(process: &Process, clock: u64) -> Result<Duration, Errno> {
         | libc::CLOCK_MONOTONIC_COARSE
         | libc::CLOCK_MONOTONIC_RAW => Ok(process.clock.monotonic()),
         libc::CLOCK_PROCESS_CPUTIME_ID | libc::CLOCK_THREAD_CPUTIME_ID => {
-            Ok(process.processor_time())
+            Ok(process.watch.processor_time())
         }
         _ => Err(Errno::INVAL),
     }
