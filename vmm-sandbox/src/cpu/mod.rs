@@ -273,6 +273,8 @@ impl Cpu {
         if cs & 3 != 3 {
             return Ok(ring0_fault(vector, rip));
         }
+        // A trap comes behind its instruction.
+        let rip = if vector == stub::BREAKPOINT { rip.wrapping_sub(1) } else { rip };
         let address = match vector {
             PAGE_FAULT => Some(self.vcpu.system_regs()?.cr2),
             _ => None,
