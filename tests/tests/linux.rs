@@ -27,8 +27,9 @@ use vmm_core::{
 };
 use vmm_devices::{I8042, Rtc, Serial};
 
-/// A boot in the lab takes 5 s on an idle machine, and ten at once take that ten times.
-const LONG: Duration = Duration::from_secs(300);
+/// A boot in the lab takes 5 s on an idle machine, and ten at once take that ten times; a machine
+/// may be very busy.
+const LONG: Duration = Duration::from_secs(600);
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -72,11 +73,15 @@ boots! {
 }
 
 #[test]
-fn a_reboot_ends_in_a_reset_by_acpi_and_by_the_keyboard_controller() {
+fn a_reboot_ends_in_a_reset_after_which_the_same_machine_boots_again() {
     let Some(image) = guest("a_reboot_ends_in_a_reset", "vmlinuz") else { return };
     for by in ["reboot=acpi", "reboot=kbd"] {
-        let boot = Boot { then: format!("then=reboot {by}"), ..Boot::of(image.clone()) };
-        boot.works_and_ends_by(&Outcome::Reset);
+        let boot = Boot { cpus: 2, then: format!("then=reboot {by}"), ..Boot::of(image.clone()) };
+        let guest = boot.build();
+        for _ in 0..times() {
+            boot.check(&guest, &Outcome::Reset);
+            guest.machine.reset().unwrap();
+        }
     }
 }
 
@@ -95,7 +100,7 @@ fn ten_guests_work_at_once() {
             scope.spawn(|| {
                 let guest = boot.build();
                 all_are_built.wait();
-                boot.check(guest, &Outcome::PowerOff(0));
+                boot.check(&guest, &Outcome::PowerOff(0));
             });
         }
     });
@@ -164,14 +169,11 @@ impl Boot {
     }
 
     fn works_and_powers_off(&self) {
-        self.works_and_ends_by(&Outcome::PowerOff(0));
+        self.check(&self.build(), &Outcome::PowerOff(0));
     }
 
-    fn works_and_ends_by(&self, outcome: &Outcome) {
-        self.check(self.build(), outcome);
-    }
-
-    fn check(&self, guest: Guest, outcome: &Outcome) {
+    /// Runs the guest to its end, which must be this one, and looks at what it has done.
+    fn check(&self, guest: &Guest, outcome: &Outcome) {
         let said = guest.run_until("no such thing", outcome);
         let (facts, told): (Vec<_>, Vec<_>) = said.facts().unzip();
         // The lab runs the same kernel.
@@ -191,7 +193,7 @@ impl Boot {
     }
 }
 
-/// A machine that has not run.
+/// A machine and what it prints.
 struct Guest {
     machine: Machine,
     console: Console,
@@ -215,8 +217,9 @@ impl Guest {
 
     /// Runs it until it has said this, ends, or takes too long; it must end like this. Gives what
     /// it said.
-    fn run_until(self, enough: &str, expected: &Outcome) -> Said {
+    fn run_until(&self, enough: &str, expected: &Outcome) -> Said {
         let (start, handle) = (Instant::now(), self.machine.handle());
+        *self.console.said() = Said::default();
         let outcome = thread::scope(|scope| {
             let (running, ended) = mpsc::channel::<()>();
             let console = &self.console;
