@@ -159,10 +159,10 @@ fn devices_are_woken_only_while_the_machine_runs() {
 }
 
 #[test]
-fn no_wake_is_lost_between_a_pause_and_its_end() {
+fn no_wake_is_lost_between_a_wait_and_its_end() {
     const ROUNDS: u64 = 5_000;
     let (machine, reactor) = machine();
-    let (mut writer, watch, count) = watch_pipe(&reactor, Next::Pause);
+    let (mut writer, watch, count) = watch_pipe(&reactor, Next::Wait);
     let running = Running::start(Arc::new(machine));
     // More than it is woken for: it is always ready, and only `resume` lets it go on.
     writer.write_all(&[7; ROUNDS as usize + 10]).unwrap();
@@ -183,7 +183,7 @@ fn no_wake_is_lost_between_a_pause_and_its_end() {
 #[test]
 fn a_hang_up_does_not_wake_a_device_that_waits() {
     let (machine, reactor) = machine();
-    let (mut writer, watch, count) = watch_pipe(&reactor, Next::Pause);
+    let (mut writer, watch, count) = watch_pipe(&reactor, Next::Wait);
     writer.write_all(b"ab").unwrap();
     drop(writer);
     let running = Running::start(Arc::new(machine));
@@ -296,7 +296,7 @@ fn a_wake_is_a_callback() {
         ];
         seen.lock().unwrap().extend(errors.iter().map(Error::kind));
         handle.request_pause().unwrap();
-        Ok(Next::Pause)
+        Ok(Next::Wait)
     });
     let _watch = reactor.watch(reader, Interest::Readable, wake).unwrap();
     writer.write_all(b"a").unwrap();
@@ -346,7 +346,7 @@ fn registrations_come_and_go_while_everything_is_ready() {
                     let wake = On(move || {
                         let _ = &alive;
                         woken.fetch_add(1, SeqCst);
-                        Ok([Next::Again, Next::Pause, Next::Never][round % 3])
+                        Ok([Next::Again, Next::Wait, Next::Never][round % 3])
                     });
                     kept.push(reactor.watch(&reader, Interest::Readable, wake).unwrap());
                     // Dropped in an order that is neither first nor last.

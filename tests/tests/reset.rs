@@ -255,12 +255,14 @@ fn a_reset_that_fails_while_paused_ends_the_run_with_the_same_error() {
     let script = Script::new([Access::Spin]);
     let device = Counter(Arc::clone(&counts));
     let machine = Arc::new(builder(&script).vcpus(2).device(device).build().unwrap());
-    machine.handle().pause(LONG).unwrap();
     let runner = {
         let machine = Arc::clone(&machine);
         thread::spawn(move || machine.run())
     };
-    thread::sleep(Duration::from_millis(20));
+    while machine.handle().state().unwrap() != State::Running {
+        thread::yield_now();
+    }
+    machine.handle().pause(LONG).unwrap();
     counts.panics.store(true, SeqCst);
     assert_eq!(machine.reset().unwrap_err().kind(), ErrorKind::Poisoned);
     assert_eq!(runner.join().unwrap().unwrap_err().kind(), ErrorKind::Poisoned);

@@ -144,7 +144,7 @@ impl<R: Read + Send> Wake for Input<R> {
     fn wake(&mut self) -> Result<Next> {
         let Some(port) = self.port.upgrade() else { return Ok(Next::Never) };
         if port.is_input_held() {
-            return Ok(Next::Pause);
+            return Ok(Next::Wait);
         }
         let mut buffer = [0; 4096];
         match self.reader.read(&mut buffer) {

@@ -216,6 +216,10 @@ pub trait Vcpu: Send {
     /// `Host` if the back end refuses them.
     fn set_regs(&mut self, regs: &Regs) -> Result<()>;
 
+    /// Tells a guest that asked to know that it is about to stand still: its watchdogs will not take
+    /// the time for its own. Where there is no such thing, nothing happens.
+    fn note_pause(&mut self) {}
+
     /// From now on an OUT to this port ends [`run`](Self::run) with [`VcpuExit::HostCall`], and the
     /// general registers are cheap to read and set. The fastest way between guest and host: nothing
     /// but the registers moves.

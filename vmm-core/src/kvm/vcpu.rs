@@ -247,6 +247,11 @@ impl Vcpu for KvmVcpu {
         self.fd.set_regs(&regs).host(|| format!("setting the registers of {}", self.id))
     }
 
+    fn note_pause(&mut self) {
+        // Refused unless the guest uses KVM's clock, by which it would be told.
+        let _ = self.fd.kvmclock_ctrl();
+    }
+
     fn set_call_port(&mut self, call: CallPort) -> Result<()> {
         self.vm.owner.check()?;
         if !self.vm.fd.check_extension(Cap::SyncRegs) {

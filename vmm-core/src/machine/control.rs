@@ -181,6 +181,11 @@ impl Control {
         self.is_ending() || self.held.load(SeqCst)
     }
 
+    /// Whether runners that step back do so for a pause.
+    pub(super) fn is_pausing(&self) -> bool {
+        self.held.load(SeqCst) && !self.is_ending()
+    }
+
     /// Ends the run with `outcome`, unless it has one already, and gets every runner out.
     pub(super) fn end(&self, outcome: Result<Outcome>) {
         let mut phase = self.phase();

@@ -63,6 +63,9 @@ impl Handle {
     /// [`resume`](Self::resume) is called. The `run` under way does not return, it waits; a signal
     /// that is not ours ends it with `Interrupted` then, too, and the machine stays paused.
     ///
+    /// The guest's clock goes on meanwhile; a Linux guest on KVM's clock is told, so that its watchdogs
+    /// do not take the time for a lock-up.
+    ///
     /// A machine that is not being run is paused at once, and its next run waits: whether this
     /// comes before or after the `run` of another thread makes no difference. Pausing twice is
     /// pausing once.

@@ -156,7 +156,13 @@ impl Machine {
     fn run_vcpu(&self, n: usize) {
         let Some(vcpu) = self.vcpus.get(n) else { return };
         let thread = if n == 0 { Thread::Callers } else { Thread::Ours };
-        self.take_part(thread, || self.work(&mut **lock(vcpu), thread));
+        self.take_part(thread, || {
+            let mut vcpu = lock(vcpu);
+            self.work(&mut **vcpu, thread);
+            if self.control.is_pausing() {
+                vcpu.note_pause();
+            }
+        });
     }
 
     /// Wakes devices until this run of the machine ends.

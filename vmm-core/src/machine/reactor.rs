@@ -34,6 +34,37 @@ use crate::{
 /// Called on the reactor's thread, one at a time. It does a bounded amount of work without waiting
 /// for anything, as every other device of the machine waits for it. One that fails or panics ends
 /// the run with its device's name.
+///
+/// ```
+/// use std::{io::{PipeReader, Read}, sync::{Arc, Mutex}};
+/// use vmm_core::{Result, irq::IrqLine, machine::{Interest, Next, Slot, Wake, Watch}};
+///
+/// /// What came by a pipe, for a device to show its guest.
+/// struct Receiver {
+///     pipe: PipeReader,
+///     received: Arc<Mutex<Vec<u8>>>,
+///     line: IrqLine,
+/// }
+///
+/// impl Wake for Receiver {
+///     fn wake(&mut self) -> Result<Next> {
+///         let mut data = [0; 512];
+///         match self.pipe.read(&mut data) {
+///             Ok(0) | Err(_) => return Ok(Next::Never),
+///             Ok(len) => self.received.lock().unwrap().extend(&data[..len]),
+///         }
+///         self.line.pulse();
+///         // Until the guest has taken it, who then calls `resume`.
+///         Ok(Next::Wait)
+///     }
+/// }
+///
+/// /// In the device's `plug`:
+/// fn connect(slot: &mut Slot<'_>, receiver: Receiver) -> Result<Watch> {
+///     let fd = receiver.pipe.try_clone().unwrap();
+///     slot.reactor()?.watch(fd, Interest::Readable, receiver)
+/// }
+/// ```
 pub trait Wake: Send {
     /// The descriptor is ready, or hung up, or was a moment ago.
     ///
@@ -50,7 +81,7 @@ pub enum Next {
     /// Nothing more, ever.
     Never,
     /// Nothing before [`Watch::resume`] is called.
-    Pause,
+    Wait,
 }
 
 /// What a descriptor is watched for.
@@ -109,8 +140,8 @@ impl Reactor {
 }
 
 impl Watch {
-    /// Ends [`Next::Pause`]: the device is woken once the descriptor is ready, also if the pause is
-    /// only about to begin. May be called with the device's own locks held.
+    /// Ends [`Next::Wait`]: the device is woken once the descriptor is ready, also if the wait is only
+    /// about to begin. May be called with the device's own locks held.
     pub fn resume(&self) {
         self.change(|state| {
             // One that waits is enough: a guest may be able to ask for this often.
