@@ -13,6 +13,7 @@ use crate::{
     clock::Clock,
     cpu::{Cpu, Entry},
     files::{Files, Handle},
+    grant::{self, Access, Mount},
     limits::{Limits, Watch},
     load::{self, Program, Start},
     process::{Counts, Heap, Process},
@@ -32,6 +33,10 @@ const STACK_SHARE: u64 = 8;
 const STACK: u64 = 8 << 20;
 /// What may be put out unless more is asked for.
 const OUTPUT: u64 = 64 << 20;
+/// What its files in memory may take unless more is asked for.
+const FILES: u64 = 16 << 20;
+/// What programs usually start with.
+const UMASK: u32 = 0o022;
 /// Nobody in particular.
 const USER: u32 = 1000;
 
@@ -49,6 +54,8 @@ pub struct Builder {
     stdout: Output,
     stderr: Output,
     user: (u32, u32),
+    file_limit: u64,
+    mounts: Vec<Mount>,
 }
 
 enum Image {
@@ -78,6 +85,8 @@ impl Builder {
             stdout: Output::default(),
             stderr: Output::default(),
             user: (USER, USER),
+            file_limit: FILES,
+            mounts: Vec::new(),
         }
     }
 
@@ -165,6 +174,33 @@ impl Builder {
         self
     }
 
+    /// How many bytes the program's files in memory may take, names included: 16 MiB unless said
+    /// otherwise.
+    pub fn file_limit(mut self, bytes: u64) -> Self {
+        self.file_limit = bytes;
+        self
+    }
+
+    /// Makes a directory of the host the program's root. `/dev` and `/proc` stay the sandbox's own.
+    ///
+    /// Without this the root is in memory, and empty but for `/dev`, `/proc` and `/tmp`.
+    pub fn root(self, directory: impl Into<PathBuf>, access: Access) -> Self {
+        self.mount(directory, "/", access)
+    }
+
+    /// Shows the program a directory of the host at the path `at`. It sees the files, directories
+    /// and links below; links lead to its own files, never out of what was granted. Devices,
+    /// sockets and pipes there cannot be opened.
+    pub fn mount(
+        mut self,
+        directory: impl Into<PathBuf>,
+        at: impl Into<Vec<u8>>,
+        access: Access,
+    ) -> Self {
+        self.mounts.push(Mount { directory: directory.into(), at: at.into(), access });
+        self
+    }
+
     /// The user and group that the program finds itself as: 1000 and 1000 unless said otherwise.
     /// They mean nothing to the host.
     pub fn user(mut self, uid: u32, gid: u32) -> Self {
@@ -176,8 +212,8 @@ impl Builder {
     ///
     /// # Errors
     /// `BadImage` if the program is not a static x86-64 Linux program; `BadConfig` if it does not
-    /// fit the memory, or a setting is out of range; `Host` if its file cannot be read or the host
-    /// gives no VM; `NoHypervisor` if there is none.
+    /// fit the memory, or a setting is out of range; `Host` if its file or a directory cannot be
+    /// opened, or the host gives no VM; `NoHypervisor` if there is none.
     pub fn build(self) -> Result<Sandbox> {
         let (image, name) = self.image.read()?;
         let program = Program::parse(image)?;
@@ -214,6 +250,7 @@ impl Builder {
             },
         )?;
         cpu.enter(&space, &regs)?;
+        let namespace = grant::namespace(self.file_limit, self.mounts)?;
         let captured = [self.stdout.captured(), self.stderr.captured()];
         let streams = [Handle::new(self.stdin), Handle::new(self.stdout), Handle::new(self.stderr)];
         let process = Process {
@@ -221,6 +258,9 @@ impl Builder {
             heap: Heap { start: layout.heap, end: layout.heap },
             mappings_end: layout.mappings_end,
             files: Files::new(streams),
+            namespace,
+            umask: UMASK,
+            name: shown_path(&name),
             signals: syscall::Signals::default(),
             clock: Clock::new(),
             uid,
@@ -257,6 +297,13 @@ impl Image {
             }
         }
     }
+}
+
+/// The path that a program finds itself at: its name in the root, nothing of where the host has it.
+/// A C library relies on its being absolute.
+fn shown_path(name: &[u8]) -> Vec<u8> {
+    let last = name.rsplit(|byte| *byte == b'/').next().unwrap_or(name);
+    [b"/", last].concat()
 }
 
 /// The fast way for system calls needs a KVM whose SYSCALL was seen to enter ring 0; the other one

@@ -27,6 +27,7 @@ mod call;
 mod clock;
 mod cpu;
 mod files;
+mod grant;
 mod limits;
 mod load;
 mod outcome;
@@ -40,6 +41,7 @@ pub use builder::Builder;
 pub use call::{
     Argument, Arguments, FromValue, HostFunction, IntoValue, Passed, Return, Returning, Value,
 };
+pub use grant::Access;
 pub use limits::Canceller;
 pub use outcome::{Cause, Fault, Outcome, State};
 pub use sandbox::{Sandbox, Statistics};

@@ -2,7 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use crate::{clock::Clock, files::Files, limits::Watch, space::Space, syscall::Signals};
+use crate::{
+    clock::Clock,
+    files::{Files, Namespace, View},
+    limits::Watch,
+    space::Space,
+    syscall::Signals,
+};
 
 /// A program in a sandbox, but for its registers.
 pub(crate) struct Process {
@@ -11,6 +17,11 @@ pub(crate) struct Process {
     /// Mappings that may go anywhere go below.
     pub(crate) mappings_end: u64,
     pub(crate) files: Files,
+    pub(crate) namespace: Namespace,
+    /// The permissions that files are made without.
+    pub(crate) umask: u32,
+    /// The path of the program itself, which is not in its tree.
+    pub(crate) name: Vec<u8>,
     pub(crate) signals: Signals,
     pub(crate) clock: Clock,
     pub(crate) uid: u32,
@@ -24,6 +35,13 @@ pub(crate) struct Process {
     pub(crate) counts: Counts,
     /// It has come to its end.
     pub(crate) ended: Option<Ended>,
+}
+
+impl Process {
+    /// What of it its files show.
+    pub(crate) fn view(&self) -> View<'_> {
+        View { files: &self.files, space: &self.space, program: &self.name, mounted: Vec::new() }
+    }
 }
 
 /// What `brk` moves the end of.

@@ -3,13 +3,13 @@
 use std::{
     fmt, fs,
     io::{self, Read, Write},
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, OwnedFd},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use rustix::io::Errno;
 
-use crate::files::{File, Status};
+use crate::files::{About, File, Ready, Status};
 
 /// Where a program's standard input comes from.
 #[derive(Debug, Default)]
@@ -145,15 +145,20 @@ impl File for Input {
         Err(Errno::BADF)
     }
 
-    fn readable(&self) -> Option<BorrowedFd<'_>> {
-        match &self.0 {
+    fn ready(&self) -> Ready<'_> {
+        let ask = match &self.0 {
             Source::File(file) => Some(file.as_fd()),
             Source::Bytes(_) | Source::Empty => None,
-        }
+        };
+        Ready { ask, ..Ready::ALWAYS }
     }
 
-    fn status(&self) -> Status {
-        Status::PIPE
+    fn status(&self) -> Result<Status, Errno> {
+        Ok(Status::PIPE)
+    }
+
+    fn about(&self) -> About<'_> {
+        About::stream(libc::O_RDONLY)
     }
 }
 
@@ -177,12 +182,12 @@ impl File for Output {
         Ok(data.len())
     }
 
-    fn status(&self) -> Status {
-        Status::PIPE
+    fn status(&self) -> Result<Status, Errno> {
+        Ok(Status::PIPE)
     }
 
-    fn is_output(&self) -> bool {
-        true
+    fn about(&self) -> About<'_> {
+        About { is_output: true, ..About::stream(libc::O_WRONLY) }
     }
 }
 

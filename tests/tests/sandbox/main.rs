@@ -7,7 +7,9 @@
     reason = "a test says what went wrong by panicking, and what was skipped by printing"
 )]
 
+mod busybox;
 mod calls;
+mod files;
 mod limits;
 mod run;
 

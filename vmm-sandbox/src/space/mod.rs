@@ -240,6 +240,11 @@ impl Space {
         end.checked_sub(len).filter(|start| *start >= USER.start)
     }
 
+    /// Start, length and protection of all that is mapped, in ascending order.
+    pub(crate) fn areas(&self) -> impl Iterator<Item = (u64, u64, Protection)> {
+        self.areas.iter().map(|(start, area)| (*start, area.len, area.protection))
+    }
+
     /// The protection that all of the range has.
     pub(crate) fn protection(&self, at: u64, len: u64) -> Option<Protection> {
         let (_, first) = self.area(at)?;

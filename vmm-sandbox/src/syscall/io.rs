@@ -1,22 +1,25 @@
 //! Reading and writing what is open.
 
+use std::io::SeekFrom;
+
 use rustix::{
     event::{PollFd, PollFlags},
     io::Errno,
 };
 
 use super::{Answer, Call, Calls};
-use crate::{
-    files::Status,
-    process::{Ended, Process},
-};
+use crate::process::{Ended, Process};
 
 pub(super) const CALLS: Calls = &[
-    (libc::SYS_close, close),
-    (libc::SYS_dup, dup),
-    (libc::SYS_fstat, fstat),
-    (libc::SYS_ioctl, control),
+    (libc::SYS_fadvise64, fadvise),
+    (libc::SYS_fdatasync, fsync),
+    (libc::SYS_fsync, fsync),
+    (libc::SYS_ftruncate, ftruncate),
     (libc::SYS_lseek, lseek),
+    (libc::SYS_pread64, pread),
+    (libc::SYS_preadv, preadv),
+    (libc::SYS_pwrite64, pwrite),
+    (libc::SYS_pwritev, pwritev),
     (libc::SYS_read, read),
     (libc::SYS_readv, readv),
     (libc::SYS_write, write),
@@ -51,7 +54,7 @@ fn fill(process: &mut Process, fd: u64, to: u64, len: u64) -> Answer {
     let file = process.files.get(fd)?;
     let mut data = vec![0; len.min(MOST) as usize];
     let mut file = file.lock();
-    if let Some(fd) = file.readable() {
+    if let Some(fd) = file.ready().ask {
         process.watch.wait(&[PollFd::from_borrowed_fd(fd, PollFlags::IN)], None)?;
     }
     let count = file.read(&mut data)?;
@@ -64,7 +67,7 @@ fn drain(process: &mut Process, fd: u64, from: u64, len: u64) -> Answer {
     let file = process.files.get(fd)?;
     let data = process.space.read_bytes(from, len.min(MOST) as usize)?;
     let mut file = file.lock();
-    if !file.is_output() {
+    if !file.about().is_output {
         return Ok(file.write(&data)? as u64);
     }
     let allowed = data.len().min(usize::try_from(process.output_left).unwrap_or(usize::MAX));
@@ -80,7 +83,7 @@ fn drain(process: &mut Process, fd: u64, from: u64, len: u64) -> Answer {
 fn vectored(
     process: &mut Process,
     call: &mut Call<'_>,
-    one: fn(&mut Process, u64, u64, u64) -> Answer,
+    mut one: impl FnMut(&mut Process, u64, u64, u64) -> Answer,
 ) -> Answer {
     let [fd, pieces, count, ..] = call.args;
     if count > MOST_PIECES {
@@ -102,46 +105,85 @@ fn vectored(
     Ok(total)
 }
 
-fn close(process: &mut Process, call: &mut Call<'_>) -> Answer {
-    process.files.close(call.args[0])?;
-    Ok(0)
+fn pread(process: &mut Process, call: &mut Call<'_>) -> Answer {
+    let [fd, to, len, offset, ..] = call.args;
+    fill_from(process, fd, to, len, offset)
 }
 
-/// A second descriptor of one file.
-fn dup(process: &mut Process, call: &mut Call<'_>) -> Answer {
-    let file = process.files.get(call.args[0])?;
-    process.files.open(file)
+fn pwrite(process: &mut Process, call: &mut Call<'_>) -> Answer {
+    let [fd, from, len, offset, ..] = call.args;
+    drain_to(process, fd, from, len, offset)
+}
+
+fn preadv(process: &mut Process, call: &mut Call<'_>) -> Answer {
+    let mut offset = call.args[3];
+    vectored(process, call, |process, fd, to, len| {
+        let count = fill_from(process, fd, to, len, offset)?;
+        offset += count;
+        Ok(count)
+    })
+}
+
+fn pwritev(process: &mut Process, call: &mut Call<'_>) -> Answer {
+    let mut offset = call.args[3];
+    vectored(process, call, |process, fd, from, len| {
+        let count = drain_to(process, fd, from, len, offset)?;
+        offset += count;
+        Ok(count)
+    })
+}
+
+fn fill_from(process: &mut Process, fd: u64, to: u64, len: u64, offset: u64) -> Answer {
+    check_offset(offset)?;
+    let file = process.files.get(fd)?;
+    let mut data = vec![0; len.min(MOST) as usize];
+    let count = file.lock().read_at(offset, &mut data)?;
+    process.space.write(to, data.get(..count).unwrap_or(&[]))?;
+    Ok(count as u64)
+}
+
+fn drain_to(process: &mut Process, fd: u64, from: u64, len: u64, offset: u64) -> Answer {
+    check_offset(offset)?;
+    let file = process.files.get(fd)?;
+    let data = process.space.read_bytes(from, len.min(MOST) as usize)?;
+    let count = file.lock().write_at(offset, &data)?;
+    Ok(count as u64)
+}
+
+fn check_offset(offset: u64) -> Result<(), Errno> {
+    if i64::try_from(offset).is_ok() { Ok(()) } else { Err(Errno::INVAL) }
 }
 
 fn lseek(process: &mut Process, call: &mut Call<'_>) -> Answer {
-    let [fd, ..] = call.args;
-    process.files.get(fd)?;
-    Err(Errno::SPIPE)
+    let [fd, offset, whence, ..] = call.args;
+    let file = process.files.get(fd)?;
+    let mut file = file.lock();
+    let to = match whence as i32 {
+        libc::SEEK_SET => {
+            check_offset(offset)?;
+            SeekFrom::Start(offset)
+        }
+        libc::SEEK_CUR => SeekFrom::Current(offset.cast_signed()),
+        libc::SEEK_END => SeekFrom::End(offset.cast_signed()),
+        _ => return Err(Errno::INVAL),
+    };
+    file.seek(to)
 }
 
-fn fstat(process: &mut Process, call: &mut Call<'_>) -> Answer {
-    let [fd, to, ..] = call.args;
-    let status = process.files.get(fd)?.lock().status();
-    write_status(process, to, &status)
-}
-
-/// Writes a `stat`.
-pub(super) fn write_status(process: &Process, to: u64, status: &Status) -> Answer {
-    const BLOCK: u64 = 4096;
-    let owner = u64::from(process.uid) << 32 | u64::from(status.mode);
-    let mut words = [0; 18];
-    words[2] = 1; // st_nlink
-    words[3] = owner; // st_mode, st_uid
-    words[4] = u64::from(process.gid); // st_gid
-    words[6] = status.size;
-    words[7] = BLOCK; // st_blksize
-    words[8] = status.size.div_ceil(512); // st_blocks
-    process.space.write_words(to, &words)?;
+fn ftruncate(process: &mut Process, call: &mut Call<'_>) -> Answer {
+    let [fd, len, ..] = call.args;
+    check_offset(len)?;
+    process.files.get(fd)?.lock().set_len(len)?;
     Ok(0)
 }
 
-/// Nothing here is a terminal or a device with requests of its own.
-fn control(process: &mut Process, call: &mut Call<'_>) -> Answer {
+fn fsync(process: &mut Process, call: &mut Call<'_>) -> Answer {
+    process.files.get(call.args[0])?.lock().sync()?;
+    Ok(0)
+}
+
+/// Advice changes nothing that a program can see.
+fn fadvise(process: &mut Process, call: &mut Call<'_>) -> Answer {
     process.files.get(call.args[0])?;
-    Err(Errno::NOTTY)
+    Ok(0)
 }

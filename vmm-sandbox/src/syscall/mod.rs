@@ -6,12 +6,18 @@
 //! it does not trust: an address is looked up ([`Space`](crate::space::Space)), a length is bounded
 //! before anything is allocated for it.
 
+mod change;
+mod descriptor;
+mod directory;
 mod identity;
 mod io;
 mod memory;
 mod name;
+mod path;
+mod poll;
 mod random;
 mod signal;
+mod status;
 mod thread;
 mod time;
 
@@ -38,11 +44,17 @@ type Function = fn(&mut Process, &mut Call<'_>) -> Answer;
 type Calls = &'static [(libc::c_long, Function)];
 
 const FAMILIES: &[Calls] = &[
+    change::CALLS,
+    descriptor::CALLS,
+    directory::CALLS,
     identity::CALLS,
     io::CALLS,
     memory::CALLS,
+    path::CALLS,
+    poll::CALLS,
     random::CALLS,
     signal::CALLS,
+    status::CALLS,
     thread::CALLS,
     time::CALLS,
 ];
