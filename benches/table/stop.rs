@@ -1,4 +1,5 @@
-//! From `stop()` on one thread to the return of `run` on another, of a guest that spins.
+//! From `stop()` on one thread to the return of `run` on another, of a guest that spins; and how
+//! long it takes to pause that guest and to let it go on.
 
 use std::{
     sync::{Arc, mpsc},
@@ -15,16 +16,18 @@ use vmm_core::{
     machine::{Device, Outcome, Slot},
 };
 
-use crate::sample::{Samples, print};
+use crate::sample::{Samples, nanoseconds, print};
 
 /// out 0x80, al, then a jmp to itself.
 const SPIN: &[u8] = &[0xe6, 0x80, 0xeb, 0xfe];
 
 pub(crate) fn rows() {
     print("stop() to run() returned, spinning guest", &Samples::take(100, stop_once));
+    print("pause() and resume() of a spinning guest", &pauses());
 }
 
-fn stop_once() -> f64 {
+/// A machine whose guest spins, and what tells that it does.
+fn spinning() -> (Machine, mpsc::Receiver<()>) {
     let (started, running) = mpsc::sync_channel(1);
     let machine = Machine::builder()
         .hypervisor(Kvm::open().unwrap())
@@ -33,6 +36,11 @@ fn stop_once() -> f64 {
         .device(Started(started))
         .build()
         .unwrap();
+    (machine, running)
+}
+
+fn stop_once() -> f64 {
+    let (machine, running) = spinning();
     let handle = machine.handle();
     let (sender, returned) = mpsc::channel();
     let runner = thread::spawn(move || {
@@ -47,6 +55,26 @@ fn stop_once() -> f64 {
     let took = returned.recv().unwrap() - start;
     runner.join().unwrap();
     took.as_nanos() as f64
+}
+
+fn pauses() -> Samples {
+    let (machine, running) = spinning();
+    let handle = machine.handle();
+    thread::scope(|scope| {
+        let runner = scope.spawn(|| machine.run().unwrap());
+        running.recv().unwrap();
+        let samples = Samples::take(100, || {
+            // Back in the guest by then.
+            thread::sleep(Duration::from_millis(1));
+            nanoseconds(|| {
+                handle.pause(Duration::from_secs(10)).unwrap();
+                handle.resume().unwrap();
+            })
+        });
+        handle.stop().unwrap();
+        assert_eq!(runner.join().unwrap(), Outcome::Stopped);
+        samples
+    })
 }
 
 /// Tells that the guest runs.

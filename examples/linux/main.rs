@@ -1,9 +1,10 @@
 //! Boots Linux with this terminal as its console.
 //!
 //! `cargo run --example linux -- --help` has the options and the keys. The machine is described in
-//! [`describe`]; the rest is what makes a program of it: [`options`], the [`terminal`] and its
-//! [`keys`], and the [`session`] that ends a guest by Ctrl-A x or a signal.
+//! [`describe`]; the rest is what makes a program of it: [`options`], the [`terminal`], its
+//! [`keyboard`] and [`keys`], and the [`session`] that ends a guest by Ctrl-A x or a signal.
 
+mod keyboard;
 mod keys;
 mod options;
 mod session;
@@ -28,6 +29,7 @@ use vmm_core::{
 use vmm_devices::{I8042, Rtc, Serial};
 
 use self::{
+    keyboard::Keyboard,
     options::{Backend, Options, Request},
     session::{End, Session},
 };
@@ -54,25 +56,40 @@ fn start() -> Result<u8> {
     }
 }
 
-/// Runs one machine after the other, until a guest ends otherwise than by a reset; gives the
-/// status.
+/// Runs the machine until its guest ends otherwise than by a reset; gives the status.
 fn linux(options: &Options) -> Result<u8> {
     let hypervisor = hypervisor(options.backend)?;
     let session = Session::start()?;
     if session.terminal().is_there() {
         eprintln!("linux: Ctrl-A x quits, Ctrl-A h shows all keys");
     }
-    loop {
-        let outcome = boot(options, &hypervisor, &session);
-        match (outcome, session.ending()) {
-            (Ok(Outcome::PowerOff(code)), _) => return Ok(u8::try_from(code).unwrap_or(u8::MAX)),
-            // Whatever else came of a machine that was being stopped.
-            (_, Some(End::Quit)) => return Ok(0),
-            (_, Some(End::Signal(signal))) => session::die_of(signal),
-            (Ok(Outcome::Reset), None) if options.reboot => eprintln!("linux: the guest resets"),
-            (Ok(outcome), None) => return Err(format!("guest: {outcome}").into()),
-            (Err(error), None) => return Err(error),
+    let serial = match session.terminal().is_there() {
+        true => Serial::stdout().with_input(Keyboard::stdin(&session)?),
+        false => Serial::stdio(),
+    };
+    let machine = describe(options, &hypervisor, serial).build()?;
+    let outcome = loop {
+        match session.run(&machine) {
+            Ok(Outcome::Reset) if options.reboot && session.ending().is_none() => {
+                eprintln!("linux: the guest resets");
+                // Fails also if the machine was stopped just now.
+                if let Err(error) = machine.reset() {
+                    break Err(error.into());
+                }
+            }
+            outcome => break outcome,
         }
+    };
+    if let Some(exits) = machine.exits() {
+        eprint!("{exits}");
+    }
+    match (outcome, session.ending()) {
+        (Ok(Outcome::PowerOff(code)), _) => Ok(u8::try_from(code).unwrap_or(u8::MAX)),
+        // Whatever else came of a machine that was being stopped.
+        (_, Some(End::Quit)) => Ok(0),
+        (_, Some(End::Signal(signal))) => session::die_of(signal),
+        (Ok(outcome), None) => Err(format!("guest: {outcome}").into()),
+        (Err(error), None) => Err(error),
     }
 }
 
@@ -85,18 +102,6 @@ fn hypervisor(backend: Backend) -> Result<Arc<dyn Hypervisor>> {
         }
         Backend::Kvm => Ok(Arc::new(Kvm::open()?)),
     }
-}
-
-/// Builds a machine and runs it to its end.
-fn boot(options: &Options, hypervisor: &Arc<dyn Hypervisor>, session: &Session) -> Result<Outcome> {
-    let serial = Serial::stdout();
-    let input = serial.input();
-    let machine = describe(options, hypervisor, serial).build()?;
-    let outcome = session.run(&machine, input);
-    if let Some(exits) = machine.exits() {
-        eprint!("{exits}");
-    }
-    outcome
 }
 
 fn describe(options: &Options, hypervisor: &Arc<dyn Hypervisor>, serial: Serial) -> Builder {

@@ -164,9 +164,9 @@ fn choice<T: Copy>(name: &str, value: &str, choices: &[(&str, T)]) -> Result<T, 
 mod tests {
     use super::*;
 
-    /// Files that exist where cargo runs tests.
-    const KERNEL: &str = "build.rs";
-    const INITRD: &str = "Cargo.toml";
+    /// Files that exist wherever tests run.
+    const KERNEL: &str = "/proc/self/exe";
+    const INITRD: &str = "/proc/self/maps";
 
     fn parsed(arguments: &[&str]) -> Result<Request, String> {
         parse(arguments.iter().map(OsString::from))

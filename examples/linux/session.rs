@@ -1,13 +1,12 @@
 //! What this program's threads share: the guest that runs now, and why the program shall end.
 //!
-//! The main thread runs machines. One thread reads standard input, one waits for signals; neither
-//! is ever joined, for each may wait for ever and ends with the process.
+//! The main thread runs the machine, whose reactor reads standard input. One thread waits for
+//! signals; it is never joined, for it may wait for ever and ends with the process.
 
 use std::{
     error::Error,
-    io::{self, ErrorKind, Read, Write},
     panic, process,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
     time::Duration,
 };
@@ -21,12 +20,8 @@ use vmm_core::{
     ErrorKind as VmmErrorKind, Machine,
     machine::{Handle, Outcome},
 };
-use vmm_devices::SerialInput;
 
-use crate::{
-    keys::{KEYS, Key, Keys},
-    terminal::Terminal,
-};
+use crate::terminal::Terminal;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -44,31 +39,18 @@ pub enum End {
 pub struct Session {
     terminal: Terminal,
     state: Mutex<State>,
-    /// Notified when there is a guest.
-    started: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    guest: Option<Guest>,
+    guest: Option<Handle>,
     end: Option<End>,
-}
-
-/// What reaches a guest from other threads.
-#[derive(Debug)]
-struct Guest {
-    handle: Handle,
-    input: SerialInput,
 }
 
 impl Session {
     /// Starts the threads.
     pub fn start() -> Result<Arc<Self>> {
-        let session = Arc::new(Self {
-            terminal: Terminal::stdin()?,
-            state: Mutex::default(),
-            started: Condvar::new(),
-        });
+        let session = Arc::new(Self { terminal: Terminal::stdin()?, state: Mutex::default() });
         session.restore_on_panic();
         let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
         spawn("signals", &session, move |session| {
@@ -76,7 +58,6 @@ impl Session {
                 session.end(End::Signal(signal));
             }
         })?;
-        spawn("stdin", &session, Self::read_stdin)?;
         Ok(session)
     }
 
@@ -89,10 +70,10 @@ impl Session {
         self.state().end
     }
 
-    /// Runs the guest, with the terminal raw and what comes by standard input sent to it.
-    pub fn run(&self, machine: &Machine, input: SerialInput) -> Result<Outcome> {
+    /// Runs the guest, with the terminal raw.
+    pub fn run(&self, machine: &Machine) -> Result<Outcome> {
         let _raw = self.terminal.raw()?;
-        let _attached = self.attach(Guest { handle: machine.handle(), input });
+        self.state().guest = Some(machine.handle());
         while self.ending().is_none() {
             match machine.run() {
                 // Signals come to any thread. What this one means, the loop looks up.
@@ -103,10 +84,13 @@ impl Session {
         Ok(Outcome::Stopped)
     }
 
-    fn attach(&self, guest: Guest) -> Attached<'_> {
-        self.state().guest = Some(guest);
-        self.started.notify_all();
-        Attached(self)
+    /// Ends the program on a thread of its own, for a caller that cannot wait.
+    pub fn quit(self: &Arc<Self>) {
+        if spawn("quit", self, |session| session.end(End::Quit)).is_err() {
+            // Not even a second of grace then.
+            self.terminal.restore();
+            process::exit(0);
+        }
     }
 
     /// Ends the program: the main thread does so once its machine has stopped.
@@ -116,7 +100,7 @@ impl Session {
             state.end.get_or_insert(why);
             if let Some(guest) = &state.guest {
                 // Fails only in a child of fork().
-                let _ = guest.handle.stop();
+                let _ = guest.stop();
             }
         }
         thread::sleep(GRACE);
@@ -125,59 +109,6 @@ impl Session {
         match why {
             End::Quit => process::exit(0),
             End::Signal(signal) => die_of(signal),
-        }
-    }
-
-    fn read_stdin(&self) {
-        let mut stdin = io::stdin().lock();
-        let mut keys = Keys::default();
-        let mut buffer = [0; 4096];
-        loop {
-            match stdin.read(&mut buffer) {
-                Ok(0) => return,
-                Ok(len) if self.terminal.is_there() => self.type_keys(&mut keys, &buffer[..len]),
-                Ok(len) => self.send(&buffer[..len]),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                // As at its end: the guest runs on without input.
-                Err(_) => return,
-            }
-        }
-    }
-
-    /// Never waits for the guest, or a guest that hangs could not be quit: keys that it has no room
-    /// for are lost.
-    fn type_keys(&self, keys: &mut Keys, typed: &[u8]) {
-        for key in typed.iter().filter_map(|key| keys.press(*key)) {
-            match key {
-                Key::Help => show(KEYS),
-                Key::Quit => self.end(End::Quit),
-                Key::Send(byte) => {
-                    if let Some(guest) = &self.state().guest {
-                        guest.input.send(&[byte]);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Sends all of `bytes`, however slowly the guest reads.
-    fn send(&self, mut bytes: &[u8]) {
-        while !bytes.is_empty() {
-            // An error means that the machine is gone: the rest is for the next.
-            if let Ok(sent) = self.input().write(bytes) {
-                bytes = &bytes[sent..];
-            }
-        }
-    }
-
-    /// The running guest's input; waits for a guest.
-    fn input(&self) -> SerialInput {
-        let mut state = self.state();
-        loop {
-            if let Some(guest) = &state.guest {
-                return guest.input.clone();
-            }
-            state = self.started.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -190,19 +121,10 @@ impl Session {
         }));
     }
 
-    /// Held for a few instructions; a stop and a send take the library's locks inside it, never the
-    /// other way round.
+    /// Held for a few instructions; a stop takes the library's lock inside it, never the other way
+    /// round.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A guest that others can reach; until it is dropped, which is before the machine is.
-struct Attached<'a>(&'a Session);
-
-impl Drop for Attached<'_> {
-    fn drop(&mut self) {
-        self.0.state().guest = None;
     }
 }
 
@@ -220,11 +142,4 @@ fn spawn(
     let session = Arc::clone(session);
     thread::Builder::new().name(name.to_owned()).spawn(move || body(&session))?;
     Ok(())
-}
-
-/// Writes to a terminal that is raw: a new line does not start at the left by itself.
-fn show(text: &str) {
-    let text = format!("\r\n{}", text.replace('\n', "\r\n"));
-    // There is nobody to tell that this failed.
-    let _ = io::stderr().write_all(text.as_bytes());
 }

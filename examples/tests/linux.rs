@@ -10,7 +10,7 @@ use std::{
     env, fs,
     fs::{File, OpenOptions},
     io::{Read, Write},
-    os::unix::process::ExitStatusExt,
+    os::unix::{fs::OpenOptionsExt, process::ExitStatusExt},
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio},
     thread,
@@ -125,6 +125,20 @@ impl Running {
         Ok(())
     }
 
+    /// Reads on until its output ends with this; gives what was read.
+    fn read_until(&mut self, marker: &str) -> Result<String> {
+        let mut read = Vec::new();
+        while !read.ends_with(marker.as_bytes()) {
+            let mut byte = [0];
+            if self.output()?.read(&mut byte)? == 0 {
+                let text = String::from_utf8_lossy(&read).into_owned();
+                return Err(format!("its output ends without '{marker}':\n{text}").into());
+            }
+            read.extend(byte);
+        }
+        Ok(String::from_utf8_lossy(&read).into_owned())
+    }
+
     fn end(&mut self) -> Result<ExitStatus> {
         let start = Instant::now();
         while start.elapsed() < LONG {
@@ -235,14 +249,15 @@ struct Pty {
 
 impl Pty {
     fn open() -> Result<Self> {
-        // Without NOCTTY it could become the terminal of this test.
+        // Without NOCTTY it could become the terminal of this test, and hang up on it.
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY;
         let keyboard = openpt(flags)?;
         grantpt(&keyboard)?;
         unlockpt(&keyboard)?;
         let name = ptsname(&keyboard, Vec::new())?;
-        let terminal = OpenOptions::new().read(true).write(true).open(name.to_str()?)?;
-        Ok(Self { keyboard: keyboard.into(), terminal })
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).custom_flags(OpenptFlags::NOCTTY.bits() as i32);
+        Ok(Self { keyboard: keyboard.into(), terminal: options.open(name.to_str()?)? })
     }
 
     /// Whether keys are collected to lines, as for a shell.
@@ -294,5 +309,37 @@ fn the_terminal_is_restored_at_every_end() -> Result {
         let Some((status, errors)) = ended else { return Ok(()) };
         assert_eq!(status.code(), Some(code), "{errors}");
     }
+    Ok(())
+}
+
+/// On a whole KVM, where `tests/run` has the guests (CONTRIBUTING.md).
+#[test]
+fn a_distributions_kernel_gives_a_shell_and_comes_back_from_a_reboot() -> Result {
+    const PROMPT: &str = " # ";
+    let Some(guests) = env::var_os("VMM_GUESTS").map(PathBuf::from) else {
+        println!("skipped: a_distributions_kernel: no guests here; tests/run has them, in the lab");
+        return Ok(());
+    };
+    let mut pty = Pty::open()?;
+    let mut command = linux()?;
+    command.arg("--kernel").arg(guests.join("vmlinuz"));
+    command.arg("--initrd").arg(guests.join("initrd"));
+    command.stdin(pty.terminal.try_clone()?).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut linux = Running::start(&mut command)?;
+    for _ in 0..2 {
+        linux.read_until(PROMPT)?;
+        pty.keyboard.write_all(b"uname -a\r")?;
+        let said = linux.read_until(PROMPT)?;
+        assert!(
+            said.contains("\nLinux guest 6.") && said.contains(" x86_64 GNU/Linux\r"),
+            "{said}"
+        );
+        pty.keyboard.write_all(b"reboot -f\r")?;
+    }
+    linux.read_until(PROMPT)?;
+    pty.keyboard.write_all(b"\x01x")?;
+    assert_eq!(linux.end()?.code(), Some(0), "{}", linux.errors()?);
+    assert_eq!(linux.errors()?.matches("linux: the guest resets\n").count(), 2);
+    assert!(pty.is_cooked()?);
     Ok(())
 }

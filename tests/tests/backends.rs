@@ -88,6 +88,7 @@ macro_rules! bodies {
 bodies! {
     a_computation_and_its_timer_survive_a_hundred_moves
     a_computation_survives_a_hundred_moves
+    a_deadline_ends_run_on_any_thread
     a_doorbell_counts_every_store
     a_doorbell_for_any_store_takes_all_widths
     a_doorbell_is_added_and_removed_once
@@ -95,6 +96,7 @@ bodies! {
     a_feature_taken_from_the_model_is_absent
     a_guest_can_go_from_real_mode_to_ring_3_and_back
     a_halted_vcpu_is_moved_and_wakes
+    a_host_call_ends_run_with_registers_in_place
     a_jump_to_no_ram_is_a_fault_exit
     a_kick_brings_back_a_vcpu_that_was_never_started
     a_level_interrupts_when_unmasked_until_it_is_low

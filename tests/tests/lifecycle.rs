@@ -64,6 +64,10 @@ fn build_run_drop(kvm: &Arc<dyn Hypervisor>, n: u32) {
         .build()
         .unwrap();
     assert_eq!(machine.run().unwrap(), Outcome::PowerOff(7));
+    if n.is_multiple_of(20) {
+        machine.reset().unwrap();
+        assert_eq!(machine.run().unwrap(), Outcome::PowerOff(7));
+    }
 }
 
 #[test]

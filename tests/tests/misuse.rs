@@ -166,9 +166,40 @@ fn interrupt_lines_are_given_once_and_run_out_with_the_limit_named() {
     assert_bad_config(with_irqs().device(beyond), "the last one is 23");
     let all = Plug(|slot| (0..17).try_for_each(|_| slot.irq(Place::Any).map(|_| ())));
     assert_bad_config(with_irqs().device(all), "all 16 interrupt lines");
+    with_irqs().device(Plug(|slot| platforms(slot, 16))).build().unwrap();
+    assert_bad_config(
+        with_irqs().device(Plug(|slot| platforms(slot, 17))),
+        "all 16 interrupt lines",
+    );
     let none = Plug(|slot| slot.irq(Place::Any).map(|_| ()));
     let error = builder([]).device(none).build().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+}
+
+/// Takes windows with interrupt lines that the guest is told of.
+fn platforms(slot: &mut Slot<'_>, count: usize) -> Result<()> {
+    (0..count).try_for_each(|_| platform(slot, "LNRO0005"))
+}
+
+fn platform(slot: &mut Slot<'_>, hid: &'static str) -> Result<()> {
+    slot.platform(hid, 0x200, |_| Arc::new(Idle)).map(|_| ())
+}
+
+#[test]
+fn a_hardware_id_that_is_none_is_bad_config() {
+    type Plugging = fn(&mut Slot<'_>) -> Result<()>;
+    let with_irqs = || builder([]).interrupts(Some(Default::default()));
+    let cases: [(Plugging, &str); 4] = [
+        (|slot| platform(slot, ""), "hardware ID ''"),
+        (|slot| platform(slot, "LNRO05"), "hardware ID 'LNRO05'"),
+        (|slot| platform(slot, "PNP05G1"), "hardware ID 'PNP05G1'"),
+        (|slot| platform(slot, "LNRÖ005"), "hardware ID 'LNRÖ005'"),
+    ];
+    for (plug, says) in cases {
+        assert_bad_config(with_irqs().device(Plug(plug)), says);
+    }
+    let good = Plug(|slot| platform(slot, "PNP0501").and_then(|()| platform(slot, "ACPI0010")));
+    with_irqs().device(good).build().unwrap();
 }
 
 #[test]

@@ -11,13 +11,22 @@
 mod this_host;
 
 use std::{
-    sync::{Arc, mpsc},
+    io::{PipeReader, Read, Write},
+    sync::{Arc, Mutex, mpsc},
     thread,
     time::Duration,
 };
 
 use vmm_core::{
-    ErrorKind, Machine, boot::Flat, hv::Hypervisor, machine::Outcome, memory::GuestAddress,
+    ErrorKind, Machine, Result,
+    arch::VcpuId,
+    boot::Flat,
+    hv::{
+        Hypervisor,
+        script::{Access, Script},
+    },
+    machine::{Device, Handle, Interest, Next, Outcome, Slot, State, Wake, Watch},
+    memory::GuestAddress,
 };
 use vmm_devices::DebugExit;
 
@@ -67,11 +76,22 @@ fn after_fork_the_child_gets_wrong_process_and_the_parent_goes_on() {
         let wrong = |kind| kind == ErrorKind::WrongProcess;
         let run = built.run().is_err_and(|error| wrong(error.kind()));
         let read = parts.0.read(GuestAddress(0), &mut [0]).is_err_and(|e| wrong(e.kind()));
-        let stop = parts.1.stop().is_err_and(|error| wrong(error.kind()));
+        let handle = &parts.1;
+        let controls = [
+            handle.stop(),
+            handle.pause(Duration::ZERO),
+            handle.request_pause(),
+            handle.resume(),
+            handle.state().map(|_| ()),
+            built.regs(VcpuId(0)).map(|_| ()),
+            built.event_fd().map(|_| ()),
+            built.next_event().map(|_| ()),
+        ];
+        let control = controls.into_iter().all(|called| called.is_err_and(|e| wrong(e.kind())));
         // What was mapped where guest RAM is in the parent belongs to the child; dropping must not
         // unmap it.
         drop((built.memory().clone(), parts.2));
-        run && read && stop
+        run && read && control
     });
     assert_eq!(status, 0);
     assert_eq!(built.run().unwrap(), Outcome::PowerOff(7));
@@ -90,15 +110,124 @@ fn a_machine_dropped_in_the_child_harms_neither() {
     assert_eq!(built.unwrap().run().unwrap(), Outcome::PowerOff(7));
 }
 
+/// Has a pipe watched; says when a byte has come, and hands out the watch.
+struct Ear(PipeReader, mpsc::Sender<u8>, Arc<Mutex<Option<Watch>>>);
+
+impl Device for Ear {
+    fn name(&self) -> &str {
+        "ear"
+    }
+
+    fn plug(self: Box<Self>, slot: &mut Slot<'_>) -> Result<()> {
+        let Self(reader, sender, watch) = *self;
+        let fd = reader.try_clone().unwrap();
+        let woken = Hear(reader, sender);
+        *watch.lock().unwrap() = Some(slot.reactor()?.watch(fd, Interest::Readable, woken)?);
+        Ok(())
+    }
+}
+
+struct Hear(PipeReader, mpsc::Sender<u8>);
+
+impl Wake for Hear {
+    fn wake(&mut self) -> Result<Next> {
+        let mut byte = [0];
+        if self.0.read(&mut byte).unwrap() == 0 {
+            return Ok(Next::Never);
+        }
+        self.1.send(byte[0]).unwrap();
+        Ok(Next::Again)
+    }
+}
+
+#[test]
+fn what_is_watched_stays_watched_when_a_child_drops_its_copy() {
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    let (sender, heard) = mpsc::channel();
+    let watch = Arc::default();
+    let machine = Machine::builder().hypervisor(Script::new([Access::Spin])).memory(1 << 20);
+    let ear = Ear(reader, sender, Arc::clone(&watch));
+    let mut machine =
+        Some(Arc::new(machine.boot(Flat::real_mode(SPIN)).device(ear).build().unwrap()));
+    let handle = machine.as_ref().unwrap().handle();
+    let runner = {
+        let machine = machine.clone().unwrap();
+        thread::spawn(move || machine.run().map(|_| ()))
+    };
+    wait_for_the_run(&handle);
+    for round in 0..20 {
+        writer.write_all(&[round]).unwrap();
+        assert_eq!(heard.recv_timeout(Duration::from_secs(10)).unwrap(), round);
+        let status = in_child(|| {
+            if let Ok(mut watch) = watch.try_lock() {
+                drop(watch.take());
+            }
+            drop(machine.take());
+            true
+        });
+        assert_eq!(status, 0);
+    }
+    handle.stop().unwrap();
+    runner.join().unwrap().unwrap();
+}
+
+/// Waits until another thread runs the machine: a stop that comes before would refuse the run.
+fn wait_for_the_run(handle: &Handle) {
+    while handle.state().unwrap() == State::Ready {
+        thread::yield_now();
+    }
+}
+
+/// Gives SIGUSR1, which nothing else here uses, an empty handler. It restarts system calls, as
+/// those of many programs do.
+fn handle_sigusr1() {
+    extern "C" fn nothing(_: libc::c_int) {}
+    let handler: extern "C" fn(libc::c_int) = nothing;
+    // SAFETY: the handler does nothing.
+    unsafe { libc::signal(libc::SIGUSR1, handler as libc::sighandler_t) };
+}
+
+#[test]
+fn a_foreign_signal_interrupts_a_run_that_waits_and_the_machine_stays_paused() {
+    handle_sigusr1();
+    let machine = Machine::builder().hypervisor(Script::new([])).memory(1 << 20).vcpus(3);
+    let built = machine.boot(Flat::real_mode(SPIN)).build().unwrap();
+    let handle = built.handle();
+    handle.pause(Duration::ZERO).unwrap();
+    let (sender, events) = mpsc::channel();
+    let runner = thread::spawn(move || {
+        // SAFETY: always succeeds.
+        let me = unsafe { libc::pthread_self() };
+        for _ in 0..100 {
+            sender.send(Ok(me)).unwrap();
+            sender.send(Err(built.run().map_err(|error| error.kind()))).unwrap();
+        }
+        sender.send(Err(built.run().map_err(|error| error.kind()))).unwrap();
+    });
+    for round in 0..100 {
+        let thread = events.recv().unwrap().unwrap();
+        // The signal may come before the run, where it interrupts nothing.
+        let interrupted = loop {
+            // SAFETY: the thread lives until it is joined below.
+            unsafe { libc::pthread_kill(thread, libc::SIGUSR1) };
+            if let Ok(event) = events.recv_timeout(Duration::from_millis(1 + round % 3)) {
+                break event.unwrap_err();
+            }
+        };
+        assert_eq!(interrupted, Err(ErrorKind::Interrupted));
+        assert_eq!(handle.state().unwrap(), State::Paused);
+    }
+    handle.resume().unwrap();
+    let outcome = events.recv_timeout(Duration::from_secs(10)).unwrap().unwrap_err();
+    assert!(matches!(outcome, Ok(Outcome::Fault(_))), "{outcome:?}");
+    runner.join().unwrap();
+}
+
 #[test]
 fn a_foreign_signal_interrupts_and_the_guest_goes_on() {
     let test = "a_foreign_signal_interrupts_and_the_guest_goes_on";
     let Some(kvm) = this_host::kvm_for(test) else { return };
-    extern "C" fn nothing(_: libc::c_int) {}
-    let handler: extern "C" fn(libc::c_int) = nothing;
-    // SAFETY: an empty handler for a signal nothing else here uses.
-    unsafe { libc::signal(libc::SIGUSR1, handler as libc::sighandler_t) };
-
+    handle_sigusr1();
     let built = machine(&kvm, SPIN);
     let handle = built.handle();
     let (sender, events) = mpsc::channel();
@@ -110,12 +239,14 @@ fn a_foreign_signal_interrupts_and_the_guest_goes_on() {
         sender.send(Err(built.run().map_err(|error| error.kind()))).unwrap();
     });
     let thread = events.recv().unwrap().unwrap();
+    wait_for_the_run(&handle);
+    // Inside the guest by then.
     thread::sleep(Duration::from_millis(50));
     // SAFETY: the thread lives until it is joined below.
     unsafe { libc::pthread_kill(thread, libc::SIGUSR1) };
     let interrupted = events.recv_timeout(Duration::from_secs(10)).unwrap().unwrap_err();
     assert_eq!(interrupted, Err(ErrorKind::Interrupted));
-    thread::sleep(Duration::from_millis(50));
+    wait_for_the_run(&handle);
     handle.stop().unwrap();
     let stopped = events.recv_timeout(Duration::from_secs(10)).unwrap().unwrap_err();
     assert_eq!(stopped, Ok(Outcome::Stopped));
@@ -138,7 +269,7 @@ fn a_thread_that_blocks_every_signal_can_still_be_stopped() {
         }
         sender.send(built.run().map_err(|error| error.kind())).unwrap();
     });
-    thread::sleep(Duration::from_millis(50));
+    wait_for_the_run(&handle);
     handle.stop().unwrap();
     let stopped = outcome.recv_timeout(Duration::from_secs(10)).unwrap();
     assert_eq!(stopped, Ok(Outcome::Stopped));
@@ -155,7 +286,7 @@ fn a_stop_is_not_lost_when_no_signal_can_be_queued() {
     let runner = thread::spawn(move || {
         sender.send(built.run().map_err(|error| error.kind())).unwrap();
     });
-    thread::sleep(Duration::from_millis(50));
+    wait_for_the_run(&handle);
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: a valid structure to fill.
     assert_eq!(unsafe { libc::getrlimit(libc::RLIMIT_SIGPENDING, &mut limit) }, 0);

@@ -1,4 +1,4 @@
-//! A machine with several vCPUs: a thread each, only while it runs.
+//! A machine with several vCPUs and a reactor: a thread each, only while it runs.
 #![allow(
     clippy::expect_used,
     clippy::print_stdout,
@@ -41,25 +41,33 @@ const GUEST: &[u8] = &[
 ];
 
 #[test]
-fn further_vcpus_run_on_threads_that_end_with_the_run() {
-    let test = "further_vcpus_run_on_threads_that_end_with_the_run";
+fn further_vcpus_and_the_reactor_run_on_threads_that_end_with_the_run() {
+    let test = "further_vcpus_and_the_reactor_run_on_threads_that_end_with_the_run";
     let Some(kvm) = this_host::kvm_for(test) else { return };
-    let machine = Machine::builder()
-        .hypervisor(kvm)
-        .memory(1 << 20)
-        .vcpus(4)
-        .boot(Flat::long_mode(GUEST).entry(GuestAddress(0x1_0010)))
-        .device(DebugExit::new())
-        .device(Count)
-        .build()
-        .unwrap();
-    assert_eq!(machine.run().unwrap(), Outcome::PowerOff(9));
-    // The kernel takes a thread that was joined out of its list a moment later.
-    wait_for_threads(0);
+    for reactor in [false, true] {
+        let threads = if reactor { 4 } else { 3 };
+        let machine = Machine::builder()
+            .hypervisor(Arc::clone(&kvm))
+            .memory(1 << 20)
+            .vcpus(4)
+            .boot(Flat::long_mode(GUEST).entry(GuestAddress(0x1_0010)))
+            .device(DebugExit::new())
+            .device(Count { threads, reactor })
+            .build()
+            .unwrap();
+        assert_eq!(our_threads(), 0);
+        assert_eq!(machine.run().unwrap(), Outcome::PowerOff(9));
+        // The kernel takes a thread that was joined out of its list a moment later.
+        wait_for_threads(0);
+    }
 }
 
 /// Looks at the threads while an application processor is running.
-struct Count;
+struct Count {
+    threads: usize,
+    /// Asks for the reactor, with nothing to watch.
+    reactor: bool,
+}
 
 impl BusDevice for Count {
     fn read(&self, _: u64, _: &mut [u8]) -> Flow {
@@ -68,7 +76,7 @@ impl BusDevice for Count {
 
     fn write(&self, _: u64, _: &[u8]) -> Flow {
         // A thread gives itself its name a moment after it was started.
-        wait_for_threads(3);
+        wait_for_threads(self.threads);
         CONTINUE
     }
 }
@@ -79,21 +87,24 @@ impl Device for Count {
     }
 
     fn plug(self: Box<Self>, slot: &mut Slot<'_>) -> Result<()> {
+        if self.reactor {
+            slot.reactor()?;
+        }
         slot.ports(0x80, 1, Arc::new(*self))
     }
 }
 
 fn wait_for_threads(count: usize) {
     let start = Instant::now();
-    while vcpu_threads() != count {
-        assert!(start.elapsed() < Duration::from_secs(10), "{} threads", vcpu_threads());
+    while our_threads() != count {
+        assert!(start.elapsed() < Duration::from_secs(10), "{} threads", our_threads());
         thread::yield_now();
     }
 }
 
 /// The threads of ours, by their names; KVM may have some of its own in this process.
-fn vcpu_threads() -> usize {
+fn our_threads() -> usize {
     let tasks = fs::read_dir("/proc/self/task").unwrap();
     let names = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok());
-    names.filter(|name| name.starts_with("vcpu")).count()
+    names.filter(|name| name.starts_with("vcpu") || name.starts_with("reactor")).count()
 }

@@ -26,6 +26,10 @@ pub trait BusDevice: Send + Sync {
 
     /// Takes `data`.
     fn write(&self, offset: u64, data: &[u8]) -> Flow;
+
+    /// Back to power-on, as the device was when it was plugged; not called during accesses. A
+    /// device without state needs none.
+    fn reset(&self) {}
 }
 
 /// A device that needs `&mut self`: behind one mutex, it is a [`BusDevice`].
@@ -39,6 +43,9 @@ pub trait LockedDevice: Send {
 
     /// As [`BusDevice::write`].
     fn write(&mut self, offset: u64, data: &[u8]) -> Flow;
+
+    /// As [`BusDevice::reset`].
+    fn reset(&mut self) {}
 }
 
 impl<D> Locked<D> {
@@ -61,6 +68,10 @@ impl<D: LockedDevice> BusDevice for Locked<D> {
 
     fn write(&self, offset: u64, data: &[u8]) -> Flow {
         self.lock().write(offset, data)
+    }
+
+    fn reset(&self) {
+        self.lock().reset();
     }
 }
 

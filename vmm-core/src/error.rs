@@ -13,11 +13,11 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// What went wrong: a [kind](Error::kind), and a message that names the thing and the value.
 ///
 /// One pointer wide. Printed with `{}` it is the whole story on one line.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[error(transparent)]
 pub struct Error(Box<Inner>);
 
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[error("{message}")]
 struct Inner {
     kind: ErrorKind,

@@ -20,6 +20,8 @@ pub const CONTINUE: Flow = ControlFlow::Continue(());
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum VcpuExit {
+    /// The deadline of [`Vcpu::set_deadline`](crate::hv::Vcpu::set_deadline) has passed.
+    Expired,
     /// A device can go on no longer; the error names it.
     Failed(Error),
     /// The vCPU cannot go on: a triple fault, or an instruction the back end cannot run.
@@ -27,6 +29,10 @@ pub enum VcpuExit {
     /// The guest executed HLT. Only without an interrupt controller; with one, HLT waits inside
     /// `run`.
     Halted,
+    /// The guest called: an OUT to the port of
+    /// [`Vcpu::set_call_port`](crate::hv::Vcpu::set_call_port). The registers are as the OUT found
+    /// them, with RIP behind it.
+    HostCall,
     /// A signal that is not ours interrupted the thread. Nothing happened; call `run` again to go
     /// on.
     Interrupted,
@@ -96,9 +102,11 @@ impl fmt::Display for Fault {
 impl fmt::Display for VcpuExit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Expired => write!(f, "the deadline has passed"),
             Self::Failed(error) => write!(f, "{error}"),
             Self::Fault(fault) => write!(f, "fault: {fault}"),
             Self::Halted => write!(f, "halted"),
+            Self::HostCall => write!(f, "host call"),
             Self::Interrupted => write!(f, "interrupted by a signal"),
             Self::Kicked => write!(f, "kicked"),
             Self::PowerOff(code) => write!(f, "power off, code {code}"),

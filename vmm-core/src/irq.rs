@@ -66,6 +66,11 @@ impl IrqLine {
         Self { controller: None, gsi: Gsi(0) }
     }
 
+    /// Where the wire ends, for the guest's tables.
+    pub(crate) fn gsi(&self) -> Gsi {
+        self.gsi
+    }
+
     /// Raises (`true`) or lowers the wire.
     ///
     /// A failure is logged, not returned: there is nothing a device could do about it.

@@ -189,6 +189,10 @@ impl LockedDevice for Controller {
             _ => CONTINUE,
         })
     }
+
+    fn reset(&mut self) {
+        *self = Self::new(self.line.clone());
+    }
 }
 
 #[cfg(test)]
@@ -237,6 +241,17 @@ mod tests {
             assert_eq!(ask(&mut controller, command), None);
             assert_eq!(ask(&mut controller, 0x20), Some(config), "{command:#x}");
         }
+    }
+
+    #[test]
+    fn a_reset_forgets_what_the_guest_set() {
+        let mut controller = controller();
+        assert_eq!(ask(&mut controller, 0x60), None);
+        assert!(controller.data(0x47).is_continue());
+        assert!(controller.command(0x20).is_continue());
+        controller.reset();
+        assert_eq!(controller.status(), 0x14, "no reply waits");
+        assert_eq!(ask(&mut controller, 0x20), Some(0x64));
     }
 
     #[test]

@@ -95,9 +95,15 @@ impl Rtc {
     /// ```
     pub fn with_clock(clock: impl Fn() -> SystemTime + Send + 'static) -> Self {
         let mut rtc = Self { clock: Box::new(clock), offset_ns: 0, index: 0, ram: [0; 128] };
-        rtc.store(A, A_DEFAULT);
-        rtc.store(B, B_24_HOURS);
+        rtc.power_on();
         rtc
+    }
+
+    /// As after the battery was changed: what one guest left is not for the next.
+    fn power_on(&mut self) {
+        (self.offset_ns, self.index, self.ram) = (0, 0, [0; 128]);
+        self.store(A, A_DEFAULT);
+        self.store(B, B_24_HOURS);
     }
 
     fn read_register(&self, at: u8) -> u8 {
@@ -254,6 +260,10 @@ impl LockedDevice for Rtc {
         }
         CONTINUE
     }
+
+    fn reset(&mut self) {
+        self.power_on();
+    }
 }
 
 impl Device for Rtc {
@@ -388,6 +398,17 @@ mod tests {
         rtc.write_register(B, 0x7f);
         let shown = [A, B, C, D, 0x0e, 0x5a, 0x7f].map(|at| rtc.read_register(at));
         assert_eq!(shown, [A_DEFAULT, 0x7f, 0, D_VALID, 0xa5, 0xa5, 0xa5]);
+    }
+
+    #[test]
+    fn a_reset_leaves_nothing_of_what_the_guest_set() {
+        let (mut rtc, _) = rtc();
+        rtc.write_register(0x40, 0x77);
+        rtc.write_register(HOUR, 0x03);
+        set_format(&mut rtc, B_SET | B_BINARY);
+        rtc.reset();
+        assert_eq!(time(&rtc), [0x26, 0x09, 0x15, 7, 0x14, 0x03, 0x26, 0x20]);
+        assert_eq!((rtc.read_register(0x40), rtc.read_register(B)), (0, B_24_HOURS));
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! A 16550 serial port: the guest's console.
 //!
 //! Output goes to a writer, byte by byte, on the vCPU's thread. Input comes from any thread by a
-//! [`SerialInput`], waits in a queue, and moves on as the guest reads. Registers: National
+//! [`SerialInput`], or from a descriptor that the machine's reactor watches; it waits in a queue,
+//! and moves on as the guest reads. Registers: National
 //! Semiconductor PC16550D data sheet, section 8; modem lines always show a peer that is ready, and
 //! there is no baud rate.
 
@@ -10,15 +11,17 @@ mod uart;
 use std::{
     collections::VecDeque,
     fmt,
-    io::{self, ErrorKind, Write},
+    fs::File,
+    io::{self, ErrorKind, Read, Write},
+    os::fd::{AsFd, OwnedFd},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak},
 };
 
 use vmm_core::{
-    Result,
+    Error, Result,
     bus::BusDevice,
     exit::{CONTINUE, Flow},
-    machine::{Device, Legacy, Slot},
+    machine::{Device, Interest, Legacy, Next, Reactor, Slot, Wake, Watch},
 };
 
 use self::uart::Uart;
@@ -30,7 +33,11 @@ use self::uart::Uart;
 /// a message to the log, and the guest goes on without; a byte that would block it is lost.
 pub struct Serial {
     port: Port,
+    source: Option<Connect>,
 }
+
+/// Has an input's descriptor watched; with what type of reader, only this knows.
+type Connect = Box<dyn FnOnce(&Reactor, Weak<Shared>) -> Result<Watch> + Send>;
 
 impl Serial {
     /// A port whose output goes to `writer`, flushed after each byte.
@@ -38,9 +45,21 @@ impl Serial {
     /// The writer may call [`SerialInput::send`], so an echo is possible; if it writes to a full
     /// `SerialInput`, it waits for itself.
     pub fn new(writer: impl Write + Send + 'static) -> Self {
-        let uart = Mutex::new(State { uart: Uart::new(), is_gone: false });
+        let uart = Mutex::new(State { uart: Uart::new(), is_gone: false, source: Source::None });
         let output = Mutex::new(Some(Box::new(writer) as Box<dyn Write + Send>));
-        Self { port: Port(Arc::new(Shared { output, uart, room: Condvar::new() })) }
+        let port = Port(Arc::new(Shared { output, uart, room: Condvar::new() }));
+        Self { port, source: None }
+    }
+
+    /// A port on this process's standard input and output, as [`with_input`](Self::with_input)
+    /// reads it. A terminal is left in the mode it is in; raw, it gives the guest each key.
+    pub fn stdio() -> Self {
+        let mut serial = Self::stdout();
+        serial.source = Some(Box::new(|reactor, port| {
+            let reader = File::from(copy(io::stdin())?);
+            reactor.watch(copy(&reader)?, Interest::Readable, Input { reader, port })
+        }));
+        serial
     }
 
     /// A port whose output appears on this process's standard output.
@@ -61,6 +80,28 @@ impl Serial {
         self
     }
 
+    /// Sends the guest what `reader` has, while the machine runs: a terminal, pipe, socket or file,
+    /// or something around one that changes what is read. No more is read than the guest has room
+    /// for; at the end of it, the guest goes on without.
+    ///
+    /// It is read on the machine's reactor once its descriptor is ready, so nobody else should read
+    /// from the same, and nothing may be held back in a buffer of its own.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (reader, writer) = std::io::pipe()?;
+    /// let serial = vmm_devices::Serial::stdout().with_input(reader);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn with_input(mut self, reader: impl Read + AsFd + Send + 'static) -> Self {
+        self.source = Some(Box::new(move |reactor, port| {
+            reactor.watch(copy(&reader)?, Interest::Readable, Input { reader, port })
+        }));
+        self
+    }
+
     /// What sends the guest input from now on, from any thread; there may be several.
     pub fn input(&self) -> SerialInput {
         SerialInput(Arc::downgrade(&self.port.0))
@@ -73,13 +114,55 @@ impl Device for Serial {
     }
 
     /// # Errors
-    /// `BadConfig` if the machine has four already.
+    /// `BadConfig` if the machine has four already; `Host` if its input cannot be watched.
     fn plug(self: Box<Self>, slot: &mut Slot<'_>) -> Result<()> {
+        let Self { port, source } = *self;
+        if let Some(connect) = source {
+            let watch = connect(&slot.reactor()?, Arc::downgrade(&port.0))?;
+            port.0.state().source = Source::Read(watch);
+        }
         slot.legacy(Legacy::Serial, |line| {
-            self.port.0.state().uart.connect(line);
-            Arc::new(self.port)
+            port.0.state().uart.connect(line);
+            Arc::new(port)
         })
     }
+}
+
+fn copy(fd: impl AsFd) -> Result<OwnedFd> {
+    fd.as_fd().try_clone_to_owned().map_err(|error| {
+        Error::host("copying the descriptor of its input", error.raw_os_error().unwrap_or_default())
+    })
+}
+
+/// The reactor's end of an input.
+struct Input<R> {
+    reader: R,
+    port: Weak<Shared>,
+}
+
+impl<R: Read + Send> Wake for Input<R> {
+    fn wake(&mut self) -> Result<Next> {
+        let Some(port) = self.port.upgrade() else { return Ok(Next::Never) };
+        if port.is_input_held() {
+            return Ok(Next::Wait);
+        }
+        let mut buffer = [0; 4096];
+        match self.reader.read(&mut buffer) {
+            Ok(0) => return Ok(Next::Never),
+            // What does not fit is little more, and the next read waits for room.
+            Ok(len) => port.state().uart.receive_all(buffer.get(..len).unwrap_or(&buffer)),
+            Err(error) if is_transient(&error) => {}
+            Err(error) => {
+                log::error!("serial port: there is no input from now on: {error}");
+                return Ok(Next::Never);
+            }
+        }
+        Ok(Next::Again)
+    }
+}
+
+fn is_transient(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock)
 }
 
 /// Sends a guest input by a serial port. Cheap to clone; any thread may use it; it does not keep
@@ -184,6 +267,16 @@ struct Shared {
 struct State {
     uart: Uart,
     is_gone: bool,
+    source: Source,
+}
+
+/// Where input comes from, beside handles.
+enum Source {
+    None,
+    /// Read as it comes.
+    Read(Watch),
+    /// Not read until there is room.
+    Held(Watch),
 }
 
 impl Shared {
@@ -215,8 +308,24 @@ impl Shared {
         let result = access(&mut state.uart);
         if was_full && state.uart.has_room() {
             self.room.notify_all();
+            if let Source::Held(watch) = std::mem::replace(&mut state.source, Source::None) {
+                watch.resume();
+                state.source = Source::Read(watch);
+            }
         }
         result
+    }
+
+    /// Whether there is no room for input; if so, the watch of it is resumed when there is.
+    fn is_input_held(&self) -> bool {
+        let mut state = self.state();
+        if state.uart.has_room() {
+            return false;
+        }
+        if let Source::Read(watch) = std::mem::replace(&mut state.source, Source::None) {
+            state.source = Source::Held(watch);
+        }
+        true
     }
 }
 
@@ -247,6 +356,10 @@ impl BusDevice for Port {
             self.0.write(offset, byte);
         }
         CONTINUE
+    }
+
+    fn reset(&self) {
+        self.0.change(Uart::reset);
     }
 }
 
@@ -406,6 +519,98 @@ mod tests {
         assert!(got == sent);
         drop(bus);
         assert_eq!(writer.join().unwrap().unwrap_err().kind(), ErrorKind::BrokenPipe);
+    }
+
+    #[test]
+    fn a_reset_forgets_the_registers_and_loses_no_input() {
+        let sent: Vec<u8> = (0..1_000_u32).map(|n| n as u8).collect();
+        let serial = Serial::capture().0.with_input_bytes(&sent);
+        let port = Arc::new(serial.port);
+        let mut bus: Bus = Bus::new();
+        bus.insert(COM1, 8, port.clone()).unwrap();
+        write(&bus, IER, &[0x01]);
+        write(&bus, MCR, &[0x0b]);
+        (0..10).for_each(|n| assert_eq!(read(&bus, COM1), n));
+        port.reset();
+        assert_eq!((read(&bus, IER), read(&bus, MCR)), (0, 0x08));
+        assert_eq!(drain(&bus), sent[10..]);
+
+        // What the guest sent to itself is not input.
+        write(&bus, MCR, &[0x10]);
+        write(&bus, COM1, b"x");
+        port.reset();
+        assert_eq!(drain(&bus), []);
+    }
+
+    /// Holds the guest until the test lets it go on.
+    struct Gate(Mutex<mpsc::Receiver<()>>);
+
+    impl BusDevice for Gate {
+        fn read(&self, _: u64, _: &mut [u8]) -> Flow {
+            CONTINUE
+        }
+
+        fn write(&self, _: u64, _: &[u8]) -> Flow {
+            self.0.lock().unwrap().recv().unwrap();
+            CONTINUE
+        }
+    }
+
+    impl Device for Gate {
+        fn name(&self) -> &str {
+            "gate"
+        }
+
+        fn plug(self: Box<Self>, slot: &mut Slot<'_>) -> Result<()> {
+            slot.ports(0x80, 1, Arc::new(*self))
+        }
+    }
+
+    #[test]
+    fn a_pipe_is_read_as_fast_as_the_guest_reads_and_no_faster() {
+        const LEN: usize = 3 * QUEUE;
+        let data: Vec<u8> = (0..LEN).map(|n| (n % 255) as u8 + 1).collect();
+        let (reader, mut writer) = io::pipe().unwrap();
+        let mut script = Vec::new();
+        for _ in 0..8 {
+            script.push(Access::port_out(0x80, &[0]));
+            script.extend(vec![Access::port_in(COM1 as u16, 1); QUEUE / 2]);
+        }
+        script.push(Access::port_out(0xf4, &[0]));
+        let script = Script::new(script);
+        let (release, released) = mpsc::channel();
+        let machine = Machine::builder()
+            .hypervisor(script.clone())
+            .memory(1 << 20)
+            .boot(Flat::real_mode([0xf4]))
+            .device(Serial::capture().0.with_input(reader))
+            .device(Gate(Mutex::new(released)))
+            .device(DebugExit::new())
+            .build()
+            .unwrap();
+        let written = Arc::new(Mutex::new(0));
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for chunk in data.chunks(1024) {
+                    writer.write_all(chunk).unwrap();
+                    *written.lock().unwrap() += chunk.len();
+                }
+            });
+            let runner = scope.spawn(|| machine.run().unwrap());
+            thread::sleep(std::time::Duration::from_millis(100));
+            // A pipe holds 64 KiB of its own.
+            assert!(*written.lock().unwrap() <= QUEUE + 4096 + (64 << 10));
+            for _ in 0..8 {
+                release.send(()).unwrap();
+                thread::sleep(std::time::Duration::from_millis(50));
+            }
+            assert_eq!(runner.join().unwrap(), Outcome::PowerOff(0));
+        });
+        // An empty receiver reads as 0.
+        let replies = script.record().replies;
+        let got: Vec<u8> = replies.into_iter().map(|reply| reply[0]).filter(|b| *b != 0).collect();
+        assert_eq!(got.len(), LEN);
+        assert!(got == data);
     }
 
     #[test]

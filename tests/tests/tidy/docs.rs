@@ -11,7 +11,7 @@ const README: &str = "README.md";
 /// read.
 const MACHINE_PATHS: &[&str] = &[concat!("/", "work/"), concat!("/", "root/")];
 
-/// The modules of the top two levels of `vmm-core` and `vmm-devices` that ARCHITECTURE.md does not
+/// The modules of the top two levels of the libraries that ARCHITECTURE.md does not
 /// name.
 pub(crate) fn modules(workspace: &Workspace) -> Vec<Finding> {
     let Some(text) = workspace.text(ARCHITECTURE) else {
@@ -19,7 +19,7 @@ pub(crate) fn modules(workspace: &Workspace) -> Vec<Finding> {
     };
     let code = code_of(text);
     let described = |source: &&Source| {
-        ["vmm-core", "vmm-devices"].contains(&source.package())
+        ["vmm-core", "vmm-devices", "vmm-sandbox"].contains(&source.package())
             && source.in_library()
             && source.tokens.iter().any(|token| !token.test)
             && (1..=2).contains(&source.module().len())

@@ -24,10 +24,19 @@ const DEVICES_SEE: &[&str] = &[
     "ErrorKind",
     "Result",
     "machine::Device",
+    "machine::Interest",
     "machine::Legacy",
+    "machine::Next",
     "machine::Place",
+    "machine::Reactor",
     "machine::Slot",
+    "machine::Wake",
+    "machine::Watch",
 ];
+
+/// What sandboxes see of it: the seam, and what it speaks of.
+const SANDBOX_SEES: &[&str] =
+    &["Error", "ErrorKind", "Result", "arch", "exit", "host", "hv", "memory", "persist"];
 
 pub(crate) fn check(sources: &[Source]) -> Vec<Finding> {
     let exports = exports(sources);
@@ -36,6 +45,7 @@ pub(crate) fn check(sources: &[Source]) -> Vec<Finding> {
         match source.package() {
             "vmm-core" => core(source, &exports, &mut found),
             "vmm-devices" => devices(source, &mut found),
+            "vmm-sandbox" => sandbox(source, &mut found),
             "vmm-cpu" => found.extend(source.find(&["vmm_core"]).map(|at| {
                 source.finding(
                     at,
@@ -112,6 +122,24 @@ fn devices(source: &Source, found: &mut Vec<Finding>) {
                 )));
             }
         }
+    }
+}
+
+/// A sandbox needs only the seam: no machine, no loader of kernels, no one back end, no device.
+fn sandbox(source: &Source, found: &mut Vec<Finding>) {
+    found.extend(source.find(&["vmm_devices"]).map(|at| {
+        source.finding(at, "names vmm_devices: it is beside it, and nothing is imported sideways")
+    }));
+    for at in source.find(&["vmm_core", "::"]).filter(|&at| !source.tokens[at].test) {
+        let mut paths = Vec::new();
+        expand(source, at + 2, &[], &mut paths);
+        let strange = paths.into_iter().filter(|(path, _)| {
+            path.first().is_none_or(|first| !SANDBOX_SEES.contains(&first.as_str()))
+        });
+        found.extend(strange.map(|(path, at)| {
+            let name = path.join("::");
+            source.finding(at, format!("uses vmm_core::{name}: a sandbox needs only the seam"))
+        }));
     }
 }
 
@@ -246,6 +274,22 @@ mod tests {
             "use vmm_core::{self, bus};",
         ] {
             assert_eq!(found("vmm-devices/src/rtc.rs", text).len(), 1, "{text}");
+        }
+    }
+
+    #[test]
+    fn sandboxes_see_the_seam() {
+        let text = "use vmm_core::{Error, arch::{Regs, cr0}, host, hv::Vcpu}; vmm_core::exit::X;
+            #[cfg(test)] mod tests { use vmm_core::machine::Machine; }";
+        assert!(found("vmm-sandbox/src/cpu/mod.rs", text).is_empty());
+        for text in [
+            "use vmm_core::Machine;",
+            "use vmm_core::{arch::Regs, kvm::Kvm};",
+            "use vmm_core::boot::Elf64;",
+            "use vmm_core::*;",
+            "use vmm_devices::Serial;",
+        ] {
+            assert_eq!(found("vmm-sandbox/src/cpu/mod.rs", text).len(), 1, "{text}");
         }
     }
 

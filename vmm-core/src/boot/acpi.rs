@@ -15,7 +15,7 @@ use acpi_tables::{
     xsdt::XSDT,
 };
 
-use super::{BoardInfo, PortDevice, map::TABLES_START};
+use super::{BoardDevice, BoardInfo, map::TABLES_START};
 use crate::{
     error::{Context, Error, Result},
     memory::{GuestAddress, GuestMemory},
@@ -123,21 +123,44 @@ fn dsdt(board: &BoardInfo) -> impl Aml {
     Table(dsdt)
 }
 
-/// The AML of one device on ports.
-fn describe(n: usize, device: &PortDevice) -> impl Aml {
+/// The AML of one device.
+fn describe(n: usize, device: &BoardDevice) -> impl Aml {
     let mut bytes = Vec::new();
     let ports: Vec<_> =
         device.ports.iter().map(|&(start, len)| aml::IO::new(start, start, 0, len as u8)).collect();
+    let mmio = device.mmio.map(|(start, len)| aml::Memory32Fixed::new(true, start, len));
     let irq = device.irq.map(|irq| aml::Interrupt::new(true, true, false, false, irq));
     let mut resources: Vec<&dyn Aml> = ports.iter().map(|ports| ports as &dyn Aml).collect();
+    resources.extend(mmio.as_ref().map(|mmio| mmio as &dyn Aml));
     resources.extend(irq.as_ref().map(|irq| irq as &dyn Aml));
-    let (hid, uid) = (aml::EISAName::new(device.hid), n as u32);
-    let (hid, uid) = (aml::Name::new("_HID".into(), &hid), aml::Name::new("_UID".into(), &uid));
+    let uid = aml::Name::new("_UID".into(), &(n as u32));
     let resources = aml::ResourceTemplate::new(resources);
     let resources = aml::Name::new("_CRS".into(), &resources);
     let path = format!("_SB_.D{n:03}");
+    let hid = hardware_id(device.hid);
     aml::Device::new(path.as_str().into(), vec![&hid, &uid, &resources]).to_aml_bytes(&mut bytes);
     Raw(bytes)
+}
+
+/// Whether it is a vendor's three letters and four hexadecimal digits, or eight characters.
+pub(crate) fn is_hardware_id(hid: &str) -> bool {
+    let is_hex = |byte: &u8| byte.is_ascii_digit() || (b'A'..=b'F').contains(byte);
+    let is_plain = |byte: &u8| byte.is_ascii_digit() || byte.is_ascii_uppercase();
+    match hid.as_bytes() {
+        bytes if bytes.len() == 7 => {
+            let (vendor, number) = bytes.split_at(3);
+            vendor.iter().all(u8::is_ascii_uppercase) && number.iter().all(is_hex)
+        }
+        bytes => bytes.len() == 8 && bytes.iter().all(is_plain),
+    }
+}
+
+/// An ID of the old form is a number, one of the new form a string (ACPI specification 6.1.5).
+fn hardware_id(hid: &'static str) -> aml::Name {
+    match hid.len() {
+        7 => aml::Name::new("_HID".into(), &aml::EISAName::new(hid)),
+        _ => aml::Name::new("_HID".into(), &hid),
+    }
 }
 
 /// A table whose bytes are there already.
@@ -155,5 +178,42 @@ struct Raw(Vec<u8>);
 impl Aml for Raw {
     fn to_aml_bytes(&self, sink: &mut dyn acpi_tables::AmlSink) {
         sink.vec(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The bytes of one described device.
+    fn described(device: &BoardDevice) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        describe(5, device).to_aml_bytes(&mut bytes);
+        bytes
+    }
+
+    fn has(bytes: &[u8], part: &[u8]) -> bool {
+        bytes.windows(part.len()).any(|window| window == part)
+    }
+
+    #[test]
+    fn a_device_on_mmio_is_told_by_its_window_and_an_edge_triggered_interrupt() {
+        let mmio = Some((0xd000_1000, 0x200));
+        let device = BoardDevice { hid: "LNRO0005", mmio, irq: Some(17), ..Default::default() };
+        let bytes = described(&device);
+        // As the specification has them: a string (20.2.3), a 32-bit fixed memory range descriptor
+        // (6.4.3.4), an extended interrupt descriptor (6.4.3.6).
+        assert!(has(&bytes, b"_HID\x0dLNRO0005\0"), "{bytes:x?}");
+        let memory = [0x86, 9, 0, 1, 0, 0x10, 0, 0xd0, 0, 2, 0, 0];
+        let interrupt = [0x89, 6, 0, 0b11, 1, 17, 0, 0, 0];
+        assert!(has(&bytes, &[memory.as_slice(), &interrupt].concat()), "{bytes:x?}");
+    }
+
+    #[test]
+    fn a_device_on_ports_is_told_by_a_number_and_its_ports() {
+        let device = BoardDevice { hid: "PNP0501", ports: &[(0x3f8, 8)], ..Default::default() };
+        let bytes = described(&device);
+        assert!(has(&bytes, b"_HID\x0c\x41\xd0\x05\x01"), "{bytes:x?}");
+        assert!(has(&bytes, &[0x47, 1, 0xf8, 3, 0xf8, 3, 0, 8]), "{bytes:x?}");
     }
 }

@@ -3,7 +3,8 @@
 use std::{
     fmt,
     fs::File,
-    io::{Read, Seek, SeekFrom},
+    io::{self, Seek, SeekFrom},
+    os::unix::fs::FileExt,
     path::PathBuf,
     sync::Arc,
 };
@@ -14,6 +15,9 @@ use crate::{
     error::{Error, HostResult, Result},
     memory::{ByteValued, GuestAddress, GuestMemory},
 };
+
+/// What is copied, or not, at once: a huge page's part of guest memory.
+const BLOCK: u64 = 2 << 20;
 
 /// An image to be loaded: the path of a file, or bytes.
 #[derive(Clone)]
@@ -119,20 +123,12 @@ impl Opened {
     /// Fills `data` with what is at `offset`.
     pub(super) fn fill(&mut self, offset: u64, data: &mut [u8], what: &str) -> Result<()> {
         self.check(offset, data.len() as u64, what)?;
-        match &mut self.data {
-            Data::Bytes(bytes) => {
-                let from = offset as usize;
-                data.copy_from_slice(bytes.get(from..from + data.len()).unwrap_or(&[]));
-                Ok(())
-            }
-            Data::File(file) => {
-                let read = file.seek(SeekFrom::Start(offset)).and_then(|_| file.read_exact(data));
-                read.host(|| format!("{}: {what}", self.name))
-            }
-        }
+        self.data.fill(offset, data).host(|| format!("{}: {what}", self.name))
     }
 
-    /// Copies `len` bytes at `offset` straight into guest memory at `to`.
+    /// Copies `len` bytes at `offset` straight into guest memory at `to`. What are zeros there is
+    /// not copied: kernels bring megabytes of them, which then take no memory before the guest
+    /// touches them.
     pub(super) fn copy(
         &mut self,
         offset: u64,
@@ -142,22 +138,27 @@ impl Opened {
         what: &str,
     ) -> Result<()> {
         self.check(offset, len, what)?;
-        let view = memory.view();
-        let size = usize::try_from(len).map_err(|_| self.bad(format!("{what}: too large")))?;
-        let copied = match &mut self.data {
-            Data::Bytes(bytes) => {
-                let from = offset as usize;
-                view.write_slice(bytes.get(from..from + size).unwrap_or(&[]), to)
-            }
-            Data::File(file) => {
-                file.seek(SeekFrom::Start(offset)).host(|| format!("{}: {what}", self.name))?;
-                view.read_exact_volatile_from(to, file, size)
-            }
-        };
-        copied.map_err(|error| {
+        let refuse = |error: &dyn fmt::Display| {
             let to = to.0;
             self.bad(format!("{what}: {len:#x} bytes to guest address {to:#x}: {error}"))
-        })
+        };
+        if len > 0 && !memory.has(to, len) {
+            return Err(refuse(&"not all of it is RAM"));
+        }
+        let mut done = 0;
+        while done < len {
+            let at = GuestAddress(to.0 + done);
+            let part = (len - done).min(BLOCK - at.0 % BLOCK);
+            let offset = offset + done;
+            let is_zero = self.data.is_zero(offset, part);
+            if is_zero.host(|| format!("{}: {what}", self.name))? {
+                memory.zero(at, part)?;
+            } else {
+                self.data.copy(offset, part, memory, at).map_err(|error| refuse(&error))?;
+            }
+            done += part;
+        }
+        Ok(())
     }
 
     fn check(&self, offset: u64, len: u64, what: &str) -> Result<()> {
@@ -170,4 +171,59 @@ impl Opened {
             self.len
         )))
     }
+}
+
+impl Data {
+    fn fill(&self, offset: u64, data: &mut [u8]) -> io::Result<()> {
+        match self {
+            Self::Bytes(bytes) => {
+                data.copy_from_slice(part(bytes, offset, data.len())?);
+                Ok(())
+            }
+            Self::File(file) => file.read_exact_at(data, offset),
+        }
+    }
+
+    /// Whether `len` bytes at `offset` are zeros. Reads on only from a page of them.
+    fn is_zero(&self, mut offset: u64, len: u64) -> io::Result<bool> {
+        const ZEROS: [u8; 0x1000] = [0; 0x1000];
+        let end = offset + len;
+        let mut buffer = ZEROS;
+        while offset < end {
+            let size = (end - offset).min(buffer.len() as u64);
+            let bytes = &mut buffer[..size as usize];
+            self.fill(offset, bytes)?;
+            // Compared as a whole, which is many times faster than byte by byte.
+            if *bytes != ZEROS[..size as usize] {
+                return Ok(false);
+            }
+            offset += size;
+        }
+        Ok(true)
+    }
+
+    fn copy(
+        &self,
+        offset: u64,
+        len: u64,
+        memory: &GuestMemory,
+        to: GuestAddress,
+    ) -> io::Result<()> {
+        let (view, len) = (memory.view(), len as usize);
+        let copied = match self {
+            Self::Bytes(bytes) => view.write_slice(part(bytes, offset, len)?, to),
+            Self::File(file) => {
+                let mut file = file;
+                file.seek(SeekFrom::Start(offset))?;
+                view.read_exact_volatile_from(to, &mut file, len)
+            }
+        };
+        copied.map_err(io::Error::other)
+    }
+}
+
+/// `len` of `bytes` from `offset` on.
+fn part(bytes: &[u8], offset: u64, len: usize) -> io::Result<&[u8]> {
+    let rest = usize::try_from(offset).ok().and_then(|offset| bytes.get(offset..));
+    rest.and_then(|rest| rest.get(..len)).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
 }

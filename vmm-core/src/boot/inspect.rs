@@ -109,7 +109,7 @@ fn multiboot(image: &mut Opened) -> Result<String> {
     let (at, flags, entry) = (kernel.header_at, kernel.flags, kernel.entry);
     let by = match kernel.has_address_fields() {
         true => "its address fields",
-        false => "32-bit ELF headers",
+        false => "ELF headers",
     };
     Ok(format!("header at {at:#x} of the file, flags {flags:#x}; entry {entry:#x} by {by}"))
 }
@@ -175,8 +175,7 @@ mod tests {
         assert_eq!(there, [Way::Pvh, Way::Multiboot]);
         let whys: Vec<_> = found.evidence.iter().map(|evidence| evidence.why.as_str()).collect();
         let pvh = "XEN_ELFNOTE_PHYS32_ENTRY 0x100020 in the notes of a 32-bit ELF";
-        let multiboot =
-            "header at 0x300 of the file, flags 0x3; entry 0x100000 by 32-bit ELF headers";
+        let multiboot = "header at 0x300 of the file, flags 0x3; entry 0x100000 by ELF headers";
         assert!(whys[0].starts_with("no bzImage: no 'HdrS' at 0x202"), "{whys:?}");
         assert_eq!(whys[1..], [pvh, multiboot, "EI_CLASS is 1 (32-bit), not 2 (64-bit)"]);
 

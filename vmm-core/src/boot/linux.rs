@@ -39,6 +39,8 @@ const XLF_KERNEL_64: u16 = 1;
 const ENTRY_64: u64 = 0x200;
 /// `loadflags`: the kernel goes to 1 MiB.
 const LOADED_HIGH: u8 = 1;
+/// What the 64-bit entry reaches without page tables of its own.
+const HIGHEST_LOAD: u64 = mode::MAPPED - 1;
 /// `type_of_loader`: one without a number of its own.
 const LOADER_TYPE: u8 = 0xff;
 
@@ -221,23 +223,35 @@ fn load_bzimage(image: &mut Opened, memory: &GuestMemory) -> Result<Kernel> {
         let (setup_sects, len) = (header.setup_sects, image.len());
         return Err(image.bad(format!("setup_sects {setup_sects}, but only {len:#x} bytes")));
     };
+    let at = load_address(image, &header)?;
+    // It unpacks itself there, in `init_size` bytes; or at its preferred address, if that is higher.
+    let unpacked = at.max(header.pref_address).checked_add(u64::from(header.init_size));
+    let end = unpacked.unwrap_or(u64::MAX).max(at.saturating_add(size));
+    let ram = memory.size();
+    if !memory.has(GuestAddress(end - 1), 1) {
+        let (code32_start, pref_address) = (header.code32_start, header.pref_address);
+        let init_size = header.init_size;
+        return Err(image.bad(format!(
+            "needs RAM up to {end:#x} to unpack itself (code32_start {code32_start:#x}, \
+             pref_address {pref_address:#x}, init_size {init_size:#x}), there are {ram:#x} bytes"
+        )));
+    }
+    image.copy(setup_size, size, memory, GuestAddress(at), "the kernel")?;
+    Ok(Kernel { header, entry: Some(at + ENTRY_64), pvh_entry: None, end })
+}
+
+/// Where the kernel is put: where it prefers, if it can run anywhere. There it unpacks itself in
+/// place, and touches no other memory.
+fn load_address(image: &Opened, header: &setup_header) -> Result<u64> {
+    let (anywhere, preferred) = (header.relocatable_kernel != 0, header.pref_address);
+    if anywhere && (map::HIGH_START..=HIGHEST_LOAD).contains(&preferred) {
+        return Ok(preferred);
+    }
     let at = u64::from(header.code32_start);
     if at < map::HIGH_START {
         return Err(image.bad(format!("code32_start {at:#x} is below 1 MiB")));
     }
-    image.copy(setup_size, size, memory, GuestAddress(at), "the kernel")?;
-    // It moves itself to its preferred address and unpacks itself there, in `init_size` bytes.
-    let unpacked = at.max(header.pref_address).checked_add(u64::from(header.init_size));
-    let end = unpacked.unwrap_or(u64::MAX).max(at + size);
-    let ram = memory.size();
-    if !memory.has(GuestAddress(end - 1), 1) {
-        let init_size = header.init_size;
-        return Err(image.bad(format!(
-            "needs RAM up to {end:#x} to unpack itself (init_size {init_size:#x}), there are \
-             {ram:#x} bytes"
-        )));
-    }
-    Ok(Kernel { header, entry: Some(at + ENTRY_64), pvh_entry: None, end })
+    Ok(at)
 }
 
 /// The 64-bit protocol: RSI points to the boot parameters.
@@ -335,6 +349,22 @@ mod tests {
         assert_eq!(memory.read_obj::<u8>(GuestAddress(PARAMETERS + 0x1e8)).unwrap(), 3);
         let rsdp = memory.read_obj::<[u8; 8]>(GuestAddress(u64::from(read(PARAMETERS + 0x70))));
         assert_eq!(&rsdp.unwrap(), b"RSD PTR ");
+    }
+
+    #[test]
+    fn a_bzimage_goes_where_it_prefers_if_it_can_run_there() {
+        let at = |relocatable, preferred: u64| {
+            let mut image = bzimage();
+            image[0x234] = relocatable;
+            image[0x258..0x260].copy_from_slice(&preferred.to_le_bytes());
+            let (entry, memory) = load(&Linux::kernel(Image::bytes(image))).unwrap();
+            let at = entry.regs.rip - ENTRY_64;
+            assert_eq!(memory.read_obj::<u8>(GuestAddress(at + 0xfff)).unwrap(), 0x90);
+            at
+        };
+        assert_eq!(at(0, 0x100_0000), 0x10_0000);
+        assert_eq!(at(1, 0x100_0000), 0x100_0000);
+        assert_eq!(at(1, 0), 0x10_0000);
     }
 
     #[test]

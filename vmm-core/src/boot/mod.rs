@@ -16,6 +16,7 @@ mod mode;
 mod multiboot;
 mod pvh;
 
+pub(crate) use acpi::is_hardware_id;
 pub use acpi::power;
 pub use elf64::Elf64;
 pub use flat::Flat;
@@ -36,18 +37,21 @@ use crate::{
 pub struct BoardInfo {
     /// The number of vCPUs.
     pub vcpus: u32,
-    /// Devices that sit at ports, for the tables a guest finds them by.
-    pub devices: Vec<PortDevice>,
+    /// Devices for the tables a guest finds them by.
+    pub devices: Vec<BoardDevice>,
 }
 
-/// A device at ports, as ACPI describes it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PortDevice {
-    /// Its hardware ID, such as `PNP0501` for a 16550.
+/// A device as ACPI describes it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BoardDevice {
+    /// Its hardware ID: of 7 characters for one of a PC's, such as `PNP0501` for a 16550, or of 8,
+    /// such as `LNRO0005` for virtio over MMIO.
     pub hid: &'static str,
-    /// Its windows: first port and number of ports.
+    /// Its windows on the port bus: first port and number of ports.
     pub ports: &'static [(u16, u16)],
-    /// Its interrupt.
+    /// Its window on the MMIO bus: first address and length.
+    pub mmio: Option<(u32, u32)>,
+    /// Its interrupt, edge-triggered.
     pub irq: Option<u32>,
 }
 

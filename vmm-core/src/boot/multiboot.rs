@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use super::{
     BoardInfo, Entry, Loader, acpi, c_string,
-    elf::{Class, Elf},
+    elf::Elf,
     image::{Image, Opened},
     map, mode,
 };
@@ -67,7 +67,7 @@ pub struct Multiboot {
 }
 
 impl Multiboot {
-    /// A kernel: a 32-bit ELF, or of any format if its header has address fields.
+    /// A kernel: an ELF of either class, or of any format if its header has address fields.
     pub fn kernel(kernel: impl Into<Image>) -> Self {
         Self { kernel: kernel.into(), cmdline: String::new(), modules: Vec::new() }
     }
@@ -232,14 +232,14 @@ impl Kernel {
         let (header_at, flags) = find_header(image)?;
         check_flags(image, flags)?;
         let (entry, body) = if flags & wants::ADDRESS_FIELDS == 0 {
+            // The specification has 32-bit ELF only; 64-bit kernels that enter long mode themselves
+            // are made for GRUB, which loads them too.
             let elf = Elf::parse(image)?;
-            if elf.class != Class::Bits32 {
-                return Err(image.bad(
-                    "multiboot: EI_CLASS is 2 (64-bit), and flags have no address fields (bit 16)",
-                ));
-            }
-            // A 32-bit image has a 32-bit entry.
-            (elf.entry as u32, Body::Elf(elf))
+            let entry = u32::try_from(elf.entry).map_err(|_| {
+                let entry = elf.entry;
+                image.bad(format!("multiboot: e_entry {entry:#x} cannot be entered in 32-bit mode"))
+            })?;
+            (entry, Body::Elf(elf))
         } else {
             parse_address_fields(image, header_at)?
         };
@@ -374,7 +374,7 @@ mod tests {
     }
 
     /// The same by ELF headers, behind which the header is.
-    fn elf() -> Vec<u8> {
+    fn elf32() -> Vec<u8> {
         let mut image = vec![0x90; 0x500];
         let (magic, ident) = (u32::from_le_bytes(*b"\x7fELF"), 0x0001_0101);
         let kind = 3 << 16 | 2;
@@ -382,6 +382,17 @@ mod tests {
         put(&mut image, 0, &[magic, ident, 0, 0, kind, 1, start + 0x50, 52, 0, 0, 32 << 16, 1, 0]);
         put(&mut image, 52, &[1, 0x100, start, start, 0x400, 0xc00, 7, 0x1000]);
         put(&mut image, 0x100, &header(0));
+        image
+    }
+
+    /// The same by 64-bit ELF headers, entered at `entry`, linked to the upper half.
+    fn elf64(entry: u64) -> Vec<u8> {
+        let mut image = elf32();
+        let ([low, high], start) = ([entry as u32, (entry >> 32) as u32], LOADED_AT);
+        put(&mut image, 4, &[0x0001_0102, 0, 0, 62 << 16 | 2, 1, low, high, 64, 0, 0, 0]);
+        put(&mut image, 52, &[56 << 16, 1, 0]);
+        put(&mut image, 64, &[1, 7, 0x100, 0, start, 0x8000_0000, start, 0]);
+        put(&mut image, 96, &[0x400, 0, 0xc00, 0]);
         image
     }
 
@@ -409,8 +420,8 @@ mod tests {
     }
 
     #[test]
-    fn both_forms_are_loaded_zeroed_and_entered() {
-        for image in [flat(), elf()] {
+    fn every_form_is_loaded_zeroed_and_entered() {
+        for image in [flat(), elf32(), elf64(0x10_0050)] {
             let (entry, memory) = load(&kernel(image)).unwrap();
             let Regs { rip, rax, rbx, .. } = entry.regs;
             assert_eq!((rip, rax), ((LOADED_AT + 0x50).into(), ENTRY_MAGIC.into()));
@@ -483,10 +494,8 @@ mod tests {
         };
         let fields = |fields: [u32; 5]| with(HEADER_AT + 12, &fields);
         let module = |bytes: usize| kernel(flat()).module(Image::bytes(vec![0; bytes]), "");
-        let mut elf64 = elf();
-        put(&mut elf64, 4, &[0x0001_0102, 0, 0, 62 << 16 | 2]);
-        put(&mut elf64, 24, &[0x10_0050, 0, 64, 0, 0, 0, 0, 56 << 16, 1]);
-        put(&mut elf64, 64, &[1, 7, 0x100, 0, 0, 0, 0x10_0000, 0, 0x400, 0, 0x400, 0]);
+        let mut above = elf64(1 << 32);
+        put(&mut above, 84, &[1, 0, 1]);
         let (start, high) = (LOADED_AT, 0xffff_fff0);
         let cases = [
             (with(HEADER_AT, &[0]), "no magic 0x1badb002 in the first 8192 bytes"),
@@ -494,7 +503,8 @@ mod tests {
             (with(HEADER_AT, &header(1 << 16 | 4)), "0x10004 require bit 2 (a video mode)"),
             (with(HEADER_AT, &header(1 << 16 | 1 << 5)), "0x10020 require bit 5 (not defined"),
             (with(HEADER_AT, &header(3)), "e_ident starts with [90, 90, 90, 90]"),
-            (kernel(elf64), "EI_CLASS is 2 (64-bit)"),
+            (kernel(elf64(1)), "e_entry 0x1 is in no segment"),
+            (kernel(above), "e_entry 0x100000000 cannot be entered in 32-bit mode"),
             (
                 fields([start, start + 4, 0, 0, start]),
                 "load_addr 0x100004 does not fit header_addr",
@@ -547,7 +557,7 @@ mod tests {
         ) {
             let mut random = flat();
             put(&mut random, HEADER_AT + 12, &fields);
-            for mut image in [flat(), elf(), random] {
+            for mut image in [flat(), elf32(), elf64(0x10_0050), random] {
                 let _ = load(&kernel(image.clone()));
                 for (at, to) in &changes {
                     image[*at] = *to;

@@ -9,7 +9,8 @@
 #![expect(unsafe_code, reason = "the kick signal, and the exit flag in a back end's shared page")]
 
 use std::{
-    fmt,
+    fmt, io,
+    os::fd::{AsRawFd, BorrowedFd},
     ptr::NonNull,
     sync::{
         Arc, OnceLock,
@@ -249,10 +250,15 @@ pub fn set_kick_signal(signal: i32) -> Result<()> {
     }
 }
 
+/// The kick signal; its handler is installed.
+pub(crate) fn kick_signal() -> Result<libc::c_int> {
+    installed(DEFAULT_KICK_SIGNAL)
+}
+
 /// Unblocks the kick signal on the calling thread until the guard is dropped; its handler is
 /// installed.
 pub(crate) fn listen() -> Result<Listening> {
-    Ok(Listening::new(installed(DEFAULT_KICK_SIGNAL)?))
+    Ok(Listening::new(kick_signal()?))
 }
 
 /// The signal in use: the one chosen first, or now `wanted`.
@@ -314,6 +320,38 @@ pub(crate) fn block_other_signals() {
             libc::sigdelset(&mut set, *signal);
         }
         libc::pthread_sigmask(libc::SIG_SETMASK, &set, std::ptr::null_mut());
+    }
+}
+
+/// Why a wait ended.
+pub(crate) enum Woken {
+    Ready,
+    /// By a signal that is not ours.
+    Interrupted,
+}
+
+/// Waits until `fd` is readable, or a signal was handled.
+///
+/// The kick signal does not end it: one that was sent while the thread left `run` may arrive only
+/// now.
+pub(crate) fn wait_readable(fd: BorrowedFd<'_>) -> io::Result<Woken> {
+    let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: a `sigset_t` is plain bits, filled by `pthread_sigmask`; all pointers are to live
+    // values; the descriptor is open while it is borrowed.
+    let ready = unsafe {
+        let mut mask: libc::sigset_t = std::mem::zeroed();
+        libc::pthread_sigmask(libc::SIG_BLOCK, std::ptr::null(), &mut mask);
+        if let Some(signal) = SIGNAL.get() {
+            libc::sigaddset(&mut mask, *signal);
+        }
+        libc::ppoll(&mut poll, 1, std::ptr::null(), &mask)
+    };
+    if ready >= 0 {
+        return Ok(Woken::Ready);
+    }
+    match io::Error::last_os_error() {
+        error if error.kind() == io::ErrorKind::Interrupted => Ok(Woken::Interrupted),
+        error => Err(error),
     }
 }
 

@@ -13,10 +13,12 @@ pub mod conformance;
 mod kick;
 pub mod script;
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Instant};
 
 pub use kick::{DEFAULT_KICK_SIGNAL, Kicker, set_kick_signal};
-pub(crate) use kick::{Entry, KickTarget, block_other_signals, listen};
+pub(crate) use kick::{
+    Entry, KickTarget, Woken, block_other_signals, kick_signal, listen, wait_readable,
+};
 
 use crate::{
     arch::{CpuModel, CpuState, Regs, SystemRegs, VcpuId},
@@ -191,7 +193,8 @@ pub trait Vcpu: Send {
     /// answered by `io` on this thread.
     ///
     /// Whatever the exit, the last instruction is complete or not begun: registers can be read and
-    /// state saved.
+    /// state saved. ([`HostCall`](VcpuExit::HostCall) is the one exception, which shows only to who
+    /// sets RIP back to the OUT.)
     ///
     /// # Errors
     /// `Host` if the back end fails, `WrongProcess` after `fork()`. The guest's faults are an exit,
@@ -212,6 +215,31 @@ pub trait Vcpu: Send {
     /// # Errors
     /// `Host` if the back end refuses them.
     fn set_regs(&mut self, regs: &Regs) -> Result<()>;
+
+    /// Tells a guest that asked to know that it is about to stand still: its watchdogs will not take
+    /// the time for its own. Where there is no such thing, nothing happens.
+    fn note_pause(&mut self) {}
+
+    /// From now on an OUT to this port ends [`run`](Self::run) with [`VcpuExit::HostCall`], and the
+    /// general registers are cheap to read and set. The fastest way between guest and host: nothing
+    /// but the registers moves.
+    ///
+    /// The caller names the address behind the OUT because back ends stop before or behind it; a
+    /// guest that calls from elsewhere goes on there all the same.
+    ///
+    /// # Errors
+    /// `Unsupported` if the back end cannot.
+    fn set_call_port(&mut self, call: CallPort) -> Result<()>;
+
+    /// From then on [`run`](Self::run), on the thread that called this, returns
+    /// [`VcpuExit::Expired`]; with `None`, no longer. It may come a few milliseconds late.
+    ///
+    /// No thread is needed for it. Where the back end uses a signal it is the kick signal, and a
+    /// system call of the host's that waits may be interrupted by it too.
+    ///
+    /// # Errors
+    /// `Host` if the host has no timer to give.
+    fn set_deadline(&mut self, deadline: Option<Instant>) -> Result<()>;
 
     /// Segment, table and control registers.
     ///
@@ -236,6 +264,15 @@ pub trait Vcpu: Send {
     /// # Errors
     /// `Incompatible` with the name of what does not fit; the vCPU is then in no defined state.
     fn set_state(&mut self, state: &CpuState) -> Result<()>;
+}
+
+/// How a guest calls its host: an OUT to `port`, at one place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CallPort {
+    /// The port; its accesses do not reach [`GuestIo`].
+    pub port: u16,
+    /// The address behind the OUT, where the guest goes on.
+    pub resume: u64,
 }
 
 /// Who answers a guest's accesses outside RAM. Called on vCPU threads, several at once.

@@ -12,17 +12,20 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use vm_memory::{Bytes, MemoryRegionAddress};
 
 use super::{
-    Access as SlotAccess, Caps, DirtyLog, Doorbells, Entry, GuestIo, Hypervisor, IoAddress,
-    KickTarget, Kicker, Match, MemorySlot, SlotTable, Vcpu, Vm, VmConfig,
+    Access as SlotAccess, CallPort, Caps, DirtyLog, Doorbells, Entry, GuestIo, Hypervisor,
+    IoAddress, KickTarget, Kicker, Match, MemorySlot, SlotTable, Vcpu, Vm, VmConfig,
 };
 use crate::{
-    arch::{CpuModel, CpuState, Regs, SystemRegs, VcpuId},
+    arch::{
+        CpuModel, CpuState, Regs, SystemRegs, VcpuId,
+        msr::{self, MsrValue},
+    },
     error::{Error, Result},
     exit::{CONTINUE, Fault, FaultKind, Flow, VcpuExit},
     irq::{EventFd, Gsi, IrqController, Msi},
@@ -185,8 +188,9 @@ impl Vm for ScriptVm {
         }
         let vm = Arc::clone(&self.0);
         let step = AtomicUsize::new(0);
-        let (regs, system) = (Regs::default(), None);
-        Ok(Box::new(ScriptVcpu { id, vm, step, regs, system, kick: KickTarget::polled() }))
+        let (regs, system, call) = (Regs::default(), None, None);
+        let (deadline, kick) = (None, KickTarget::polled());
+        Ok(Box::new(ScriptVcpu { id, vm, step, regs, system, call, deadline, kick }))
     }
 
     fn irqs(&self) -> Option<Arc<dyn IrqController>> {
@@ -337,6 +341,8 @@ struct ScriptVcpu {
     step: AtomicUsize,
     regs: Regs,
     system: Option<SystemRegs>,
+    call: Option<CallPort>,
+    deadline: Option<Instant>,
     kick: Arc<KickTarget>,
 }
 
@@ -348,6 +354,9 @@ impl ScriptVcpu {
         loop {
             if self.kick.is_pending() {
                 return VcpuExit::Kicked;
+            }
+            if self.has_expired() {
+                return VcpuExit::Expired;
             }
             let Some(access) = self.vm.script.accesses.get(self.step.load(Relaxed)) else {
                 let why = FaultKind::Other("the script is at its end".into());
@@ -364,10 +373,19 @@ impl ScriptVcpu {
     }
 
     fn spin(&self) -> VcpuExit {
-        while !self.kick.is_pending() {
+        loop {
+            if self.kick.is_pending() {
+                return VcpuExit::Kicked;
+            }
+            if self.has_expired() {
+                return VcpuExit::Expired;
+            }
             std::thread::sleep(Duration::from_micros(100));
         }
-        VcpuExit::Kicked
+    }
+
+    fn has_expired(&self) -> bool {
+        self.deadline.is_some_and(|deadline| deadline <= Instant::now())
     }
 
     fn perform(&self, access: &Access, io: &dyn GuestIo) -> Flow {
@@ -379,6 +397,9 @@ impl ScriptVcpu {
                 false => io.mmio_read(*at, data),
             }),
             Access::PortIn(port, len) => self.reply(*len, |data| io.port_in(*port, data)),
+            Access::PortOut(port, _) if self.call.is_some_and(|call| call.port == *port) => {
+                ControlFlow::Break(VcpuExit::HostCall)
+            }
             Access::PortOut(port, data) => match self.vm.ring(IoAddress::Port(*port), data) {
                 true => CONTINUE,
                 false => io.port_out(*port, data),
@@ -423,6 +444,16 @@ impl Vcpu for ScriptVcpu {
         Ok(())
     }
 
+    fn set_call_port(&mut self, call: CallPort) -> Result<()> {
+        self.call = Some(call);
+        Ok(())
+    }
+
+    fn set_deadline(&mut self, deadline: Option<Instant>) -> Result<()> {
+        self.deadline = deadline;
+        Ok(())
+    }
+
     fn system_regs(&self) -> Result<SystemRegs> {
         Ok(self.system.clone().unwrap_or_else(SystemRegs::real_mode))
     }
@@ -432,12 +463,23 @@ impl Vcpu for ScriptVcpu {
         Ok(())
     }
 
+    /// The time-stamp counter of a script's vCPU counts the steps it has played.
     fn state(&self) -> Result<CpuState> {
-        Err(Error::unsupported("a script's vCPU has no processor state"))
+        let value = self.step.load(Relaxed) as u64;
+        let msrs = vec![MsrValue { index: msr::TSC, value }];
+        let (regs, system) = (self.regs, self.system_regs()?);
+        Ok(CpuState { regs, system, msrs, ..CpuState::default() })
     }
 
-    fn set_state(&mut self, _: &CpuState) -> Result<()> {
-        Err(Error::unsupported("a script's vCPU has no processor state"))
+    fn set_state(&mut self, state: &CpuState) -> Result<()> {
+        let [MsrValue { index: msr::TSC, value }] = state.msrs[..] else {
+            return Err(Error::incompatible("not the state of a script's vCPU"));
+        };
+        let step = usize::try_from(value);
+        *self.step.get_mut() = step.map_err(|_| Error::incompatible(format!("step {value}")))?;
+        self.regs = state.regs;
+        self.system = Some(state.system.clone());
+        Ok(())
     }
 }
 

@@ -17,6 +17,7 @@ macro_rules! same_fields {
     };
 }
 
+mod alarm;
 mod chips;
 mod convert;
 mod run_page;

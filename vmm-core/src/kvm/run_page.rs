@@ -14,8 +14,8 @@ use kvm_bindings::{
     KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR, KVM_EXIT_IO,
     KVM_EXIT_IO_OUT, KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_MMIO, KVM_EXIT_SET_TPR, KVM_EXIT_SHUTDOWN,
     KVM_EXIT_SYSTEM_EVENT, KVM_INTERNAL_ERROR_EMULATION,
-    KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES, KVM_SYSTEM_EVENT_RESET,
-    KVM_SYSTEM_EVENT_SHUTDOWN, kvm_run,
+    KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES, KVM_SYNC_X86_REGS, KVM_SYSTEM_EVENT_RESET,
+    KVM_SYSTEM_EVENT_SHUTDOWN, kvm_regs, kvm_run,
 };
 use kvm_ioctls::VcpuFd;
 use rustix::mm::{MapFlags, ProtFlags};
@@ -95,6 +95,47 @@ impl RunPage {
     pub(super) fn set_cr8(&self, value: u64) {
         // SAFETY: the page is mapped, and the vCPU is not in KVM_RUN: `run` takes it by `&mut`.
         unsafe { (*self.run.as_ptr()).cr8 = value }
+    }
+
+    /// From the next KVM_RUN on the kernel leaves the general registers here.
+    pub(super) fn ask_for_regs(&mut self) {
+        // SAFETY: the page is mapped, and the vCPU is not in KVM_RUN: we have `&mut self`.
+        unsafe { (*self.run.as_ptr()).kvm_valid_regs = u64::from(KVM_SYNC_X86_REGS) }
+    }
+
+    /// The general registers as the last KVM_RUN left them or [`set_regs`](Self::set_regs) put them.
+    #[inline]
+    pub(super) fn regs(&self) -> kvm_regs {
+        // SAFETY: the page is mapped; outside KVM_RUN the kernel does not write it. The field is
+        // plain integers.
+        unsafe { (*self.run.as_ptr()).s.regs.regs }
+    }
+
+    /// The general registers that the next KVM_RUN starts with.
+    #[inline]
+    pub(super) fn set_regs(&mut self, regs: &kvm_regs) {
+        self.note_regs(regs);
+        // SAFETY: as in `ask_for_regs`.
+        unsafe { (*self.run.as_ptr()).kvm_dirty_regs = u64::from(KVM_SYNC_X86_REGS) }
+    }
+
+    /// What the registers are now that the kernel was told by an ioctl.
+    pub(super) fn note_regs(&mut self, regs: &kvm_regs) {
+        // SAFETY: as in `ask_for_regs`.
+        unsafe {
+            (*self.run.as_ptr()).s.regs.regs = *regs;
+            (*self.run.as_ptr()).kvm_dirty_regs = 0;
+        }
+    }
+
+    /// Lets the guest go on at `rip`.
+    #[inline]
+    pub(super) fn set_rip(&mut self, rip: u64) {
+        // SAFETY: as in `ask_for_regs`.
+        unsafe {
+            (*self.run.as_ptr()).s.regs.regs.rip = rip;
+            (*self.run.as_ptr()).kvm_dirty_regs = u64::from(KVM_SYNC_X86_REGS);
+        }
     }
 
     /// Why KVM_RUN came back. Only right after it returned 0.

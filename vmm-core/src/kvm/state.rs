@@ -23,13 +23,14 @@ use crate::{
         msr::{self, MsrValue},
     },
     error::{Error, ErrorKind, HostResult, Result},
+    hv::Vcpu,
 };
 
 /// One kind of state.
 struct Row {
     name: &'static str,
     save: fn(&KvmVcpu, &mut CpuState) -> Result<()>,
-    restore: fn(&KvmVcpu, &CpuState) -> Result<()>,
+    restore: fn(&mut KvmVcpu, &CpuState) -> Result<()>,
 }
 
 const TABLE: &[Row] = &[
@@ -53,7 +54,7 @@ pub(super) fn save(vcpu: &KvmVcpu) -> Result<CpuState> {
     Ok(state)
 }
 
-pub(super) fn restore(vcpu: &KvmVcpu, state: &CpuState) -> Result<()> {
+pub(super) fn restore(vcpu: &mut KvmVcpu, state: &CpuState) -> Result<()> {
     for row in TABLE {
         (row.restore)(vcpu, state).map_err(|error| {
             Error::new(ErrorKind::Incompatible, format!("{}: {error}", row.name))
@@ -68,18 +69,24 @@ fn save_run_state(vcpu: &KvmVcpu, state: &mut CpuState) -> Result<()> {
     Ok(())
 }
 
-fn restore_run_state(vcpu: &KvmVcpu, state: &CpuState) -> Result<()> {
+fn restore_run_state(vcpu: &mut KvmVcpu, state: &CpuState) -> Result<()> {
+    // Reading it makes KVM act on an INIT or SIPI that is pending now, or it would strike later.
+    vcpu.fd.get_mp_state().host(|| "KVM_GET_MP_STATE")?;
     let mp_state = convert::run_state_to_kvm(state.run_state);
     vcpu.fd.set_mp_state(mp_state).host(|| "KVM_SET_MP_STATE")
 }
 
 fn save_regs(vcpu: &KvmVcpu, state: &mut CpuState) -> Result<()> {
-    state.regs = convert::regs_from_kvm(&vcpu.fd.get_regs().host(|| "KVM_GET_REGS")?);
+    state.regs = vcpu.regs()?;
     Ok(())
 }
 
-fn restore_regs(vcpu: &KvmVcpu, state: &CpuState) -> Result<()> {
-    vcpu.fd.set_regs(&convert::regs_to_kvm(&state.regs)).host(|| "KVM_SET_REGS")
+fn restore_regs(vcpu: &mut KvmVcpu, state: &CpuState) -> Result<()> {
+    // Not through the run page: what comes there is set at the next KVM_RUN, which would drop the
+    // events restored meanwhile.
+    let regs = convert::regs_to_kvm(&state.regs);
+    vcpu.page.note_regs(&regs);
+    vcpu.fd.set_regs(&regs).host(|| "KVM_SET_REGS")
 }
 
 fn save_system(vcpu: &KvmVcpu, state: &mut CpuState) -> Result<()> {
@@ -87,7 +94,7 @@ fn save_system(vcpu: &KvmVcpu, state: &mut CpuState) -> Result<()> {
     Ok(())
 }
 
-fn restore_system(vcpu: &KvmVcpu, state: &CpuState) -> Result<()> {
+fn restore_system(vcpu: &mut KvmVcpu, state: &CpuState) -> Result<()> {
     vcpu.page.set_cr8(state.system.cr8);
     vcpu.fd.set_sregs(&convert::system_to_kvm(&state.system)).host(|| "KVM_SET_SREGS")
 }
@@ -99,7 +106,7 @@ fn save_xcr0(vcpu: &KvmVcpu, state: &mut CpuState) -> Result<()> {
     Ok(())
 }
 
-fn restore_xcr0(vcpu: &KvmVcpu, state: &CpuState) -> Result<()> {
+fn restore_xcr0(vcpu: &mut KvmVcpu, state: &CpuState) -> Result<()> {
     let Some(value) = state.xcr0 else { return Ok(()) };
     let mut xcrs = kvm_xcrs { nr_xcrs: 1, ..Default::default() };
     xcrs.xcrs[0] = kvm_xcr { xcr: 0, value, ..Default::default() };
@@ -132,7 +139,7 @@ fn save_xsave(vcpu: &KvmVcpu, state: &mut CpuState) -> Result<()> {
     Ok(())
 }
 
-fn restore_xsave(vcpu: &KvmVcpu, state: &CpuState) -> Result<()> {
+fn restore_xsave(vcpu: &mut KvmVcpu, state: &CpuState) -> Result<()> {
     let size = xsave_size(vcpu).unwrap_or(XSAVE_BASE).max(XSAVE_BASE);
     let given = state.xsave.len();
     // A host with fewer components has a smaller area; it fits if what it lacks was never used.
@@ -164,7 +171,7 @@ fn save_debug(vcpu: &KvmVcpu, state: &mut CpuState) -> Result<()> {
     Ok(())
 }
 
-fn restore_debug(vcpu: &KvmVcpu, state: &CpuState) -> Result<()> {
+fn restore_debug(vcpu: &mut KvmVcpu, state: &CpuState) -> Result<()> {
     vcpu.fd.set_debug_regs(&convert::debug_to_kvm(&state.debug)).host(|| "KVM_SET_DEBUGREGS")
 }
 
@@ -184,7 +191,7 @@ fn save_lapic(vcpu: &KvmVcpu, state: &mut CpuState) -> Result<()> {
     Ok(())
 }
 
-fn restore_lapic(vcpu: &KvmVcpu, state: &CpuState) -> Result<()> {
+fn restore_lapic(vcpu: &mut KvmVcpu, state: &CpuState) -> Result<()> {
     let (lapic, wanted) = match (&state.lapic, vcpu.vm.config.irq.is_some()) {
         (None, false) => return Ok(()),
         (lapic, wanted) => (lapic.as_ref(), wanted),
@@ -210,7 +217,7 @@ fn save_tsc_khz(vcpu: &KvmVcpu, state: &mut CpuState) -> Result<()> {
 }
 
 /// A guest has measured its clock, so it goes on at the same rate or not at all.
-fn restore_tsc_khz(vcpu: &KvmVcpu, state: &CpuState) -> Result<()> {
+fn restore_tsc_khz(vcpu: &mut KvmVcpu, state: &CpuState) -> Result<()> {
     let (Some(saved), Ok(now)) = (state.tsc_khz, vcpu.fd.get_tsc_khz()) else { return Ok(()) };
     if saved.abs_diff(now) <= now / TSC_TOLERANCE {
         return Ok(());
@@ -240,7 +247,7 @@ fn save_msrs(vcpu: &KvmVcpu, state: &mut CpuState) -> Result<()> {
 }
 
 /// Writes all; where KVM stops, that one is named, unless it has the value anyway.
-fn restore_msrs(vcpu: &KvmVcpu, state: &CpuState) -> Result<()> {
+fn restore_msrs(vcpu: &mut KvmVcpu, state: &CpuState) -> Result<()> {
     // What is no vCPU's state is not for a snapshot to set.
     if let Some(foreign) = state.msrs.iter().find(|msr| !is_state(msr.index)) {
         return Err(Error::incompatible(format!("{:#x} is not one that is saved", foreign.index)));
@@ -278,6 +285,6 @@ fn save_events(vcpu: &KvmVcpu, state: &mut CpuState) -> Result<()> {
     Ok(())
 }
 
-fn restore_events(vcpu: &KvmVcpu, state: &CpuState) -> Result<()> {
+fn restore_events(vcpu: &mut KvmVcpu, state: &CpuState) -> Result<()> {
     vcpu.fd.set_vcpu_events(&convert::events_to_kvm(&state.events)).host(|| "KVM_SET_VCPU_EVENTS")
 }

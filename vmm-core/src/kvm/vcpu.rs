@@ -5,12 +5,13 @@
 //! access is completed first by entering once more with `immediate_exit` set.
 #![expect(unsafe_code, reason = "tells the kicker where the exit flag is")]
 
-use std::{ops::ControlFlow, sync::Arc};
+use std::{ops::ControlFlow, sync::Arc, time::Instant};
 
 use kvm_bindings::CpuId;
-use kvm_ioctls::{VcpuExit as KvmExit, VcpuFd};
+use kvm_ioctls::{Cap, VcpuExit as KvmExit, VcpuFd};
 
 use super::{
+    alarm::Alarm,
     convert,
     run_page::{End, Exit, Mmio, Port, RunPage},
     state,
@@ -20,7 +21,7 @@ use crate::{
     arch::{CpuModel, CpuState, Feature, Regs, SystemRegs, VcpuId},
     error::{Context, Error, HostResult, Result},
     exit::{CONTINUE, Fault, FaultKind, Flow, VcpuExit},
-    hv::{Entry, GuestIo, KickTarget, Kicker, Vcpu, listen},
+    hv::{CallPort, Entry, GuestIo, KickTarget, Kicker, Vcpu, listen},
 };
 
 /// The instruction pointer after a reset.
@@ -32,6 +33,9 @@ pub(super) struct KvmVcpu {
     pub(super) fd: VcpuFd,
     pub(super) page: RunPage,
     kick: Arc<KickTarget>,
+    alarm: Alarm,
+    /// How the guest calls the host. If it can, the general registers are those in the run page.
+    pub(super) call: Option<CallPort>,
     pub(super) vm: Arc<VmState>,
 }
 
@@ -53,7 +57,7 @@ impl KvmVcpu {
         // SAFETY: the flag is valid while the page is mapped, and `drop` closes the target before
         // it unmaps the page.
         let kick = unsafe { KickTarget::signalled(page.exit_flag()) };
-        let vcpu = Self { id, fd, page, kick, vm };
+        let vcpu = Self { id, fd, page, kick, alarm: Alarm::default(), call: None, vm };
         vcpu.set_cpuid(cpu)?;
         Ok(vcpu)
     }
@@ -76,10 +80,16 @@ impl KvmVcpu {
         loop {
             match self.enter()? {
                 Entered::Interrupted if self.kick.is_pending() => return Ok(VcpuExit::Kicked),
+                Entered::Interrupted if self.alarm.has_passed() => return Ok(VcpuExit::Expired),
                 Entered::Interrupted => return Ok(VcpuExit::Interrupted),
                 Entered::Exit => {}
             }
+            let call = self.call;
             let flow = match self.page.exit() {
+                Exit::Port(access) if let Some(resume) = called(call, &access) => {
+                    self.page.set_rip(resume);
+                    return Ok(VcpuExit::HostCall);
+                }
                 Exit::Port(mut access) => port_access(&mut access, io),
                 Exit::Mmio(mut access) => mmio_access(&mut access, io),
                 Exit::Notice => CONTINUE,
@@ -149,6 +159,16 @@ impl KvmVcpu {
     }
 }
 
+/// Where the guest goes on, if this access is its call.
+///
+/// KVM stops before an OUT that the processor intercepted, and behind one that it emulated; with
+/// RIP changed it takes the former for completed (`complete_fast_pio_out` in Linux' kvm/x86.c).
+#[inline]
+fn called(call: Option<CallPort>, access: &Port<'_>) -> Option<u64> {
+    let call = call?;
+    (access.out && access.port == call.port).then_some(call.resume)
+}
+
 fn mmio_access(access: &mut Mmio<'_>, io: &dyn GuestIo) -> Flow {
     match access.write {
         true => io.mmio_write(access.at, access.data),
@@ -193,6 +213,9 @@ fn port_element(port: u16, out: bool, data: &mut [u8], io: &dyn GuestIo) -> Flow
 impl Vcpu for KvmVcpu {
     fn run(&mut self, io: &dyn GuestIo) -> Result<VcpuExit> {
         self.vm.owner.check()?;
+        if self.alarm.has_passed() {
+            return Ok(VcpuExit::Expired);
+        }
         let _listening = listen()?;
         let kick = Arc::clone(&self.kick);
         let Entry::Go(running) = kick.enter() else { return Ok(VcpuExit::Kicked) };
@@ -207,15 +230,45 @@ impl Vcpu for KvmVcpu {
 
     fn regs(&self) -> Result<Regs> {
         self.vm.owner.check()?;
+        if self.call.is_some() {
+            return Ok(convert::regs_from_kvm(&self.page.regs()));
+        }
         let regs = self.fd.get_regs().host(|| format!("reading the registers of {}", self.id))?;
         Ok(convert::regs_from_kvm(&regs))
     }
 
     fn set_regs(&mut self, regs: &Regs) -> Result<()> {
         self.vm.owner.check()?;
-        self.fd
-            .set_regs(&convert::regs_to_kvm(regs))
-            .host(|| format!("setting the registers of {}", self.id))
+        let regs = convert::regs_to_kvm(regs);
+        if self.call.is_some() {
+            self.page.set_regs(&regs);
+            return Ok(());
+        }
+        self.fd.set_regs(&regs).host(|| format!("setting the registers of {}", self.id))
+    }
+
+    fn note_pause(&mut self) {
+        // Refused unless the guest uses KVM's clock, by which it would be told.
+        let _ = self.fd.kvmclock_ctrl();
+    }
+
+    fn set_call_port(&mut self, call: CallPort) -> Result<()> {
+        self.vm.owner.check()?;
+        if !self.vm.fd.check_extension(Cap::SyncRegs) {
+            return Err(Error::unsupported("host calls: this KVM has no KVM_CAP_SYNC_REGS"));
+        }
+        if self.call.is_none() {
+            let regs = self.fd.get_regs().host(|| "reading the registers")?;
+            self.page.ask_for_regs();
+            self.page.note_regs(&regs);
+        }
+        self.call = Some(call);
+        Ok(())
+    }
+
+    fn set_deadline(&mut self, deadline: Option<Instant>) -> Result<()> {
+        self.vm.owner.check()?;
+        self.alarm.set(deadline)
     }
 
     fn system_regs(&self) -> Result<SystemRegs> {

@@ -9,6 +9,8 @@ use std::{
     collections::BTreeSet,
     fmt,
     ops::{ControlFlow, Range},
+    panic::{AssertUnwindSafe, catch_unwind},
+    ptr,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -20,7 +22,7 @@ use super::{
     account::{Account, Counter, Reason},
 };
 use crate::{
-    boot::PortDevice,
+    boot::BoardDevice,
     bus::{Bus, BusDevice},
     error::{Context, Error, ErrorKind, Result},
     exit::{CONTINUE, Flow, VcpuExit},
@@ -110,11 +112,13 @@ impl fmt::Display for Legacy {
 pub(super) struct Board {
     ports: Bus<Guard>,
     mmio: Bus<Guard>,
+    /// Every device with a window, once, in the order they were plugged.
+    guards: Vec<Arc<Guard>>,
     /// The first device that panicked.
     panicked: Arc<OnceLock<Arc<str>>>,
     used_lines: BTreeSet<Gsi>,
-    /// Legacy devices in their places, as the guest's tables describe them.
-    described: Vec<PortDevice>,
+    /// Devices as the guest's tables describe them.
+    described: Vec<BoardDevice>,
     irqs: Option<Arc<dyn IrqController>>,
     account: Option<Arc<Account>>,
 }
@@ -125,6 +129,7 @@ impl Board {
         Self {
             ports,
             mmio,
+            guards: Vec::new(),
             panicked: Arc::default(),
             used_lines: BTreeSet::new(),
             described: Vec::new(),
@@ -143,13 +148,19 @@ impl Board {
         let mut places = legacy.places().iter();
         let (ports, irq) = *places.find(|(windows, _)| windows.iter().all(free))?;
         if let Some(hid) = legacy.hid() {
-            self.described.push(PortDevice { hid, ports, irq: irq.map(|gsi| gsi.0) });
+            let irq = irq.map(|gsi| gsi.0);
+            self.describe(BoardDevice { hid, ports, irq, ..BoardDevice::default() });
         }
         Some((ports, irq))
     }
 
+    /// Lets the guest's tables say this of a device.
+    pub(super) fn describe(&mut self, device: BoardDevice) {
+        self.described.push(device);
+    }
+
     /// What the guest's tables say of devices.
-    pub(super) fn described(&self) -> Vec<PortDevice> {
+    pub(super) fn described(&self) -> Vec<BoardDevice> {
         self.described.clone()
     }
 
@@ -245,17 +256,31 @@ impl Board {
         Ok(IrqLine::new(Arc::clone(irqs), gsi))
     }
 
-    fn guard(&self, name: &Arc<str>, device: Arc<dyn BusDevice>) -> Arc<Guard> {
-        Arc::new(Guard {
+    /// The guard of a device; its windows share it.
+    fn guard(&mut self, name: &Arc<str>, device: Arc<dyn BusDevice>) -> Arc<Guard> {
+        let is_same =
+            |guard: &&Arc<Guard>| ptr::addr_eq(Arc::as_ptr(&guard.device), Arc::as_ptr(&device));
+        if let Some(known) = self.guards.iter().find(is_same) {
+            return Arc::clone(known);
+        }
+        let guard = Arc::new(Guard {
             name: Arc::clone(name),
             device,
             poisoned: AtomicBool::new(false),
             panicked: Arc::clone(&self.panicked),
             counter: self.account.as_ref().map(|account| account.device(name)),
-        })
+        });
+        self.guards.push(Arc::clone(&guard));
+        guard
     }
 
-    /// The error a panic on a vCPU thread ends the run with.
+    /// Resets every device, in the order they were plugged.
+    pub(super) fn reset(&self) -> Result<()> {
+        let reset = || self.guards.iter().for_each(|guard| guard.reset());
+        catch_unwind(AssertUnwindSafe(reset)).map_err(|payload| self.blame(&*payload))
+    }
+
+    /// The error that a panic below the board stands for.
     pub(super) fn blame(&self, payload: &(dyn Any + Send)) -> Error {
         let why = panic_message(payload);
         match self.panicked.get() {
@@ -333,6 +358,12 @@ impl Guard {
         }
     }
 
+    fn reset(&self) {
+        let fuse = Fuse(self);
+        self.device.reset();
+        std::mem::forget(fuse);
+    }
+
     #[cold]
     fn fail(&self, error: &Error) -> Flow {
         self.poisoned.store(true, Relaxed);
@@ -352,7 +383,8 @@ impl Drop for Fuse<'_> {
     }
 }
 
-fn panic_message(payload: &(dyn Any + Send)) -> &str {
+/// What a panic said.
+pub(super) fn panic_message(payload: &(dyn Any + Send)) -> &str {
     let text = payload.downcast_ref::<&str>().copied();
     text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
 }

@@ -1,16 +1,19 @@
-//! From a description to a machine, in phases: check, VM, memory, board, image, vCPUs.
+//! From a description to a machine, in phases: check, memory, VM, board, vCPUs, image.
 
 use std::{
     fmt,
     sync::{Arc, Mutex},
 };
 
-use super::{Account, Accounting, Board, Control, Device, Machine, Slot, power::Power};
+use super::{
+    Account, Accounting, Board, Control, Device, Machine, Slot, device::Wiring, power::Power,
+    reset::Origin,
+};
 use crate::{
-    arch::{CpuModel, SystemRegs, VcpuId},
-    boot::{BoardInfo, Entry, Loader},
+    arch::CpuModel,
+    boot::Loader,
     error::{Context, Error, Result},
-    hv::{Hypervisor, IrqConfig, MemorySlot, Vcpu, Vm, VmConfig},
+    hv::{Hypervisor, IrqConfig, MemorySlot, VmConfig},
     memory::GuestMemory,
 };
 
@@ -113,26 +116,27 @@ impl Builder {
             Memory::Size(size) => GuestMemory::anonymous(size).context(|| "guest memory")?,
             Memory::Given(memory) => memory,
         };
-        let vm = hypervisor.create_vm(&self.config)?;
+        let has_irqs = self.config.irq.is_some();
+        let origin = Origin::new(hypervisor, self.config, self.cpu, loader);
+        let vm = origin.create_vm()?;
         for region in memory.regions() {
             vm.map(MemorySlot::whole(region))?;
         }
         let account = self.accounting.map(|accounting| Arc::new(Account::new(accounting)));
         let mut board = Board::new(vm.irqs(), account.clone());
-        if self.config.irq.is_some() {
-            plug(Box::new(Power::default()), &mut board, &memory)?;
+        let mut wiring = Wiring { control: Arc::new(Control::new()?), reactor: None };
+        let power = has_irqs.then(|| Box::new(Power::default()) as Box<dyn Device>);
+        for device in power.into_iter().chain(self.devices) {
+            plug(device, &mut board, &memory, &mut wiring)?;
         }
-        for device in self.devices {
-            plug(device, &mut board, &memory)?;
+        let mut vcpus = origin.create_vcpus(&*vm)?;
+        if let Some(first) = vcpus.first_mut() {
+            origin.load(&memory, &board, &mut **first)?;
         }
-        let mut info = BoardInfo::new(self.config.vcpus);
-        info.devices = board.described();
-        let entry = loader.load(&memory, &info)?;
-        let cpu = self.cpu.as_ref().unwrap_or(&caps.cpu);
-        let vcpus = create_vcpus(&*vm, self.config.vcpus, cpu, &entry)?;
-        let control = Arc::new(Control::new());
+        let Wiring { control, reactor } = wiring;
         control.set_kickers(vcpus.iter().map(|vcpu| vcpu.kicker()).collect());
-        Ok(Machine { vcpus: Mutex::new(vcpus), board, memory, account, control })
+        let vcpus = vcpus.into_iter().map(Mutex::new).collect();
+        Ok(Machine { vcpus, vm, board, memory, account, control, origin, reactor })
     }
 }
 
@@ -146,28 +150,15 @@ fn check_vcpus(count: u32, hypervisor: &str, max: u32) -> Result<()> {
     }
 }
 
-fn plug(device: Box<dyn Device>, board: &mut Board, memory: &GuestMemory) -> Result<()> {
+fn plug(
+    device: Box<dyn Device>,
+    board: &mut Board,
+    memory: &GuestMemory,
+    wiring: &mut Wiring,
+) -> Result<()> {
     let name = device.name().to_owned();
-    device.plug(&mut Slot::new(board, memory, &name)).context(|| format!("device '{name}'"))
-}
-
-/// Makes the vCPUs and puts the first one at the entry.
-fn create_vcpus(
-    vm: &dyn Vm,
-    count: u32,
-    cpu: &CpuModel,
-    entry: &Entry,
-) -> Result<Vec<Box<dyn Vcpu>>> {
-    let mut vcpus = (0..count)
-        .map(|id| vm.create_vcpu(VcpuId(id), cpu).context(|| VcpuId(id)))
-        .collect::<Result<Vec<_>>>()?;
-    if let Some(first) = vcpus.first_mut() {
-        let made = first.system_regs()?;
-        let system = SystemRegs { cr8: made.cr8, apic_base: made.apic_base, ..entry.system };
-        first.set_system_regs(&system).context(|| "entry state")?;
-        first.set_regs(&entry.regs).context(|| "entry state")?;
-    }
-    Ok(vcpus)
+    let plugged = device.plug(&mut Slot::new(board, memory, wiring, &name));
+    plugged.context(|| format!("device '{name}'"))
 }
 
 impl fmt::Debug for Builder {

@@ -5,10 +5,15 @@
 //! then on. Where a device sits is the board's to decide: devices of a PC ask for their [`Legacy`]
 //! place, others for any window.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
-use super::board::{Board, Legacy};
+use super::{
+    board::{Board, Legacy},
+    control::Control,
+    reactor::{EventLoop, Reactor},
+};
 use crate::{
+    boot::{BoardDevice, is_hardware_id},
     bus::BusDevice,
     error::{Error, Result},
     irq::{Gsi, IrqLine},
@@ -28,11 +33,18 @@ pub trait Device: Send {
 }
 
 /// What a machine grants the device that is being plugged.
-#[derive(Debug)]
 pub struct Slot<'a> {
     board: &'a mut Board,
     memory: &'a GuestMemory,
+    wiring: &'a mut Wiring,
     name: Arc<str>,
+}
+
+/// What slots share beside the board.
+pub(super) struct Wiring {
+    pub(super) control: Arc<Control>,
+    /// Made for the first device that asks.
+    pub(super) reactor: Option<EventLoop>,
 }
 
 /// A place on the MMIO or the port bus.
@@ -45,8 +57,13 @@ pub enum Place<A> {
 }
 
 impl<'a> Slot<'a> {
-    pub(super) fn new(board: &'a mut Board, memory: &'a GuestMemory, name: &str) -> Self {
-        Self { board, memory, name: name.into() }
+    pub(super) fn new(
+        board: &'a mut Board,
+        memory: &'a GuestMemory,
+        wiring: &'a mut Wiring,
+        name: &str,
+    ) -> Self {
+        Self { board, memory, wiring, name: name.into() }
     }
 
     /// The guest's memory.
@@ -84,6 +101,44 @@ impl<'a> Slot<'a> {
         self.board.add_irq(&self.name, place)
     }
 
+    /// Takes a window of `len` bytes on the MMIO bus and an interrupt line, which the guest is told
+    /// of by ACPI under the hardware ID `hid`, such as `LNRO0005` for virtio over MMIO; `make` gets
+    /// the line and makes the device.
+    ///
+    /// # Errors
+    /// `BadConfig` if there is no room, or no line is free, or `hid` is no hardware ID;
+    /// `Unsupported` if the machine has no interrupt controllers.
+    pub fn platform(
+        &mut self,
+        hid: &'static str,
+        len: u32,
+        make: impl FnOnce(IrqLine) -> Arc<dyn BusDevice>,
+    ) -> Result<GuestAddress> {
+        if !is_hardware_id(hid) {
+            return Err(Error::bad_config(format!("{}: hardware ID '{hid}'", self.name)));
+        }
+        let line = self.irq(Place::Any)?;
+        let irq = Some(line.gsi().0);
+        let at = self.mmio(Place::Any, len.into(), make(line))?;
+        // Windows for `Any` are below 4 GiB.
+        let mmio = u32::try_from(at.0).ok().map(|at| (at, len));
+        self.board.describe(BoardDevice { hid, mmio, irq, ..BoardDevice::default() });
+        Ok(at)
+    }
+
+    /// The reactor, which wakes the device when a descriptor of the host is ready. From the first
+    /// device that asks, each run of the machine has one thread more.
+    ///
+    /// # Errors
+    /// `Host` if the host lacks the means.
+    pub fn reactor(&mut self) -> Result<Reactor> {
+        let reactor = match &mut self.wiring.reactor {
+            Some(reactor) => reactor,
+            none => none.insert(EventLoop::new(&self.wiring.control)?),
+        };
+        Ok(reactor.handle(&self.name))
+    }
+
     /// Takes a place that a PC has for such a device: `make` gets the interrupt line and makes the
     /// device.
     ///
@@ -109,5 +164,11 @@ impl<'a> Slot<'a> {
             let (offset, device) = (u64::from(start - base), Arc::clone(&device));
             self.board.add_ports(&self.name, start.into(), len.into(), offset, device)
         })
+    }
+}
+
+impl fmt::Debug for Slot<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Slot").field("board", &self.board).finish_non_exhaustive()
     }
 }

@@ -72,6 +72,11 @@ impl BusDevice for Power {
         }
         CONTINUE
     }
+
+    fn reset(&self) {
+        self.enable.store(0, Relaxed);
+        self.control.store(0, Relaxed);
+    }
 }
 
 impl Device for Power {

@@ -145,22 +145,35 @@ impl GuestMemory {
         self.write(at, value.as_slice())
     }
 
-    /// Writes zeros, all or nothing.
+    /// Writes zeros, all or nothing. Many of them are not written but the pages given back to the
+    /// host, except for memory of the caller's own.
     ///
     /// # Errors
     /// As for [`write`](Self::write).
     pub fn zero(&self, at: GuestAddress, len: u64) -> Result<()> {
-        static ZEROS: [u8; 0x1_0000] = [0; 0x1_0000];
         let size =
             usize::try_from(len).map_err(|_| no_ram("zeroing", at, usize::MAX, "too large"))?;
         self.check(at, size, "zeroing")?;
-        let mut done = 0;
-        while done < len {
-            let part = (len - done).min(ZEROS.len() as u64);
-            self.write(GuestAddress(at.0 + done), &ZEROS[..part as usize])?;
-            done += part;
+        let (mut next, end) = (at.0, at.0 + len);
+        for region in self.regions.memory().iter() {
+            let (start, last) = (region.start().0, region.start().0 + region.len());
+            if (start..last).contains(&next) && next < end {
+                let part = end.min(last) - next;
+                let zeroed = region.zero(next - start, part);
+                zeroed.map_err(|error| no_ram("zeroing", at, size, error))?;
+                next += part;
+            }
         }
         Ok(())
+    }
+
+    /// Zeroes all of it; the host gets back what was committed, but for memory of the caller's own.
+    ///
+    /// # Errors
+    /// `Host` if the host refuses; `WrongProcess` after `fork()`.
+    pub fn clear(&self) -> Result<()> {
+        self.owner.check()?;
+        self.regions().iter().try_for_each(|region| self.zero(region.start(), region.len()))
     }
 
     /// Whether the whole range is RAM.
@@ -213,6 +226,43 @@ mod tests {
         assert_eq!(memory.read_obj::<u16>(GuestAddress(MIB - 2)).unwrap(), 0);
         assert!(memory.read(GuestAddress(u64::MAX - 1), &mut [0; 4]).is_err());
         memory.read(GuestAddress(u64::MAX), &mut []).unwrap();
+    }
+
+    #[test]
+    fn zeroed_is_the_range_and_nothing_beside_it() {
+        let regions = |middle: RamRegion| {
+            let low = RamRegion::anonymous(GuestAddress(0), 4 * MIB).unwrap();
+            let high = RamRegion::anonymous(GuestAddress(5 * MIB), 4 * MIB).unwrap();
+            GuestMemory::from_regions(vec![low, middle, high]).unwrap()
+        };
+        for middle in [RamRegion::anonymous, RamRegion::memfd] {
+            let memory = regions(middle(GuestAddress(4 * MIB), MIB).unwrap());
+            let ones = vec![0xff; 9 * MIB as usize];
+            for range in [0..9 * MIB, 1..9 * MIB - 1, 5000..5001, 4096..8192, 5 * MIB..5 * MIB] {
+                memory.write(GuestAddress(0), &ones).unwrap();
+                memory.zero(GuestAddress(range.start), range.end - range.start).unwrap();
+                let mut expected = ones.clone();
+                expected[range.start as usize..range.end as usize].fill(0);
+                let mut found = vec![1; ones.len()];
+                memory.read(GuestAddress(0), &mut found).unwrap();
+                assert!(found == expected, "{range:?}");
+            }
+        }
+        let memory = GuestMemory::anonymous(MIB).unwrap();
+        assert!(memory.zero(GuestAddress(MIB), 1).is_err());
+        assert!(memory.zero(GuestAddress(1), u64::MAX).is_err());
+        memory.zero(GuestAddress(u64::MAX), 0).unwrap();
+    }
+
+    #[test]
+    fn ram_lies_on_the_host_as_in_the_guest_within_huge_pages() {
+        let huge = 2 * MIB;
+        for (start, len) in [(0, 64 * MIB), (HOLE_END.0, huge), (3 * MIB, 16 * MIB + 4096)] {
+            let region = RamRegion::anonymous(GuestAddress(start), len).unwrap();
+            assert_eq!(region.host_address().addr() as u64 % huge, start % huge, "{start:#x}");
+            let memory = GuestMemory::from_regions(vec![region]).unwrap();
+            memory.write_obj(GuestAddress(start + len - 1), 7u8).unwrap();
+        }
     }
 
     #[test]

@@ -26,6 +26,8 @@ const IIR_SENT: u8 = 0x02;
 const IIR_RECEIVED: u8 = 0x04;
 /// LCR: offsets 0 and 1 are the baud rate.
 const LCR_DIVISOR: u8 = 0x80;
+/// MCR: what is sent is received.
+const MCR_LOOP: u8 = 0x10;
 /// LSR: there is something to receive.
 const LSR_DATA_READY: u8 = 0x01;
 
@@ -52,6 +54,21 @@ impl Uart {
     pub(super) fn connect(&self, line: IrqLine) {
         let first = self.chip.interrupt_evt().0.set(line).is_ok();
         debug_assert!(first, "a device is plugged once");
+    }
+
+    /// Back to power-on; what was received and not read is received anew.
+    pub(super) fn reset(&mut self) {
+        let state = self.chip.state();
+        // What was looped back did not come from outside.
+        let unread = if state.modem_control & MCR_LOOP == 0 { state.in_buffer } else { Vec::new() };
+        let line = self.chip.interrupt_evt().0.get().cloned();
+        let mut queue = std::mem::take(&mut self.queue);
+        unread.into_iter().rev().for_each(|byte| queue.push_front(byte));
+        *self = Self { queue, ..Self::new() };
+        if let Some(line) = line {
+            self.connect(line);
+        }
+        self.refill();
     }
 
     pub(super) fn read(&mut self, offset: u8) -> u8 {

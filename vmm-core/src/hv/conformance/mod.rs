@@ -38,12 +38,14 @@ macro_rules! program {
 }
 
 mod cpuid;
+mod deadline;
 mod dirty;
 mod doorbells;
 mod fault;
 mod flow;
 mod guest;
 mod halt;
+mod host_call;
 mod instruction;
 mod interrupts;
 mod kick;
@@ -161,6 +163,7 @@ macro_rules! bodies {
 bodies! {
     moves::a_computation_and_its_timer_survive_a_hundred_moves;
     moves::a_computation_survives_a_hundred_moves;
+    deadline::a_deadline_ends_run_on_any_thread;
     doorbells::a_doorbell_counts_every_store;
     doorbells::a_doorbell_for_any_store_takes_all_widths;
     doorbells::a_doorbell_is_added_and_removed_once;
@@ -168,6 +171,7 @@ bodies! {
     cpuid::a_feature_taken_from_the_model_is_absent;
     mode::a_guest_can_go_from_real_mode_to_ring_3_and_back;
     moves::a_halted_vcpu_is_moved_and_wakes;
+    host_call::a_host_call_ends_run_with_registers_in_place;
     fault::a_jump_to_no_ram_is_a_fault_exit;
     smp::a_kick_brings_back_a_vcpu_that_was_never_started;
     pins::a_level_interrupts_when_unmasked_until_it_is_low;

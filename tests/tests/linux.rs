@@ -1,0 +1,287 @@
+//! Debian's kernel boots and its user space gets work done, by every way in, on one, two and four
+//! vCPUs; kernels of others come as far as they can on this board.
+//!
+//! They need a whole KVM and the guests of `tests/lab/run --guests`, whose directory the variable
+//! `VMM_GUESTS` names: `tests/run` runs them in the lab, twice each, or `VMM_BOOTS` times.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a test says what went wrong by panicking, and what was skipped by printing"
+)]
+
+use std::{
+    env, fs, io,
+    path::PathBuf,
+    sync::{Arc, Barrier, Mutex, MutexGuard, mpsc},
+    thread,
+    time::{Duration, Instant, SystemTime},
+};
+
+use vmm_core::{
+    Machine,
+    boot::{Linux, Loader, Multiboot, Protocol},
+    kvm::Kvm,
+    machine::Outcome,
+};
+use vmm_devices::{I8042, Rtc, Serial};
+
+/// A boot in the lab takes 5 s on an idle machine, and ten at once take that ten times; a machine
+/// may be very busy.
+const LONG: Duration = Duration::from_secs(600);
+
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+/// What Linux does not count as RAM: the first page, which it keeps clear of, and the hole between
+/// the BIOS's data and 1 MiB (`boot::map`).
+const NOT_RAM: u64 = 0x1000 + (0x10_0000 - 0x9_fc00);
+
+const QUIET: &str = "console=ttyS0 quiet panic=-1 run=work";
+
+/// One test for each boot: how many vCPUs, which image, by which protocol.
+macro_rules! boots {
+    ($($name:ident: $cpus:literal $image:literal $protocol:ident;)*) => {
+        $(
+            #[test]
+            fn $name() {
+                let Some(image) = guest(stringify!($name), $image) else { return };
+                let boot = Boot {
+                    cpus: $cpus,
+                    protocol: Protocol::$protocol,
+                    ..Boot::of(image)
+                };
+                for _ in 0..times() {
+                    boot.works_and_powers_off();
+                }
+            }
+        )*
+    };
+}
+
+boots! {
+    a_bzimage_works_on_1_vcpu: 1 "vmlinuz" Linux64;
+    a_bzimage_works_on_2_vcpus: 2 "vmlinuz" Linux64;
+    a_bzimage_works_on_4_vcpus: 4 "vmlinuz" Linux64;
+    a_vmlinux_by_the_linux_protocol_works_on_1_vcpu: 1 "vmlinux" Linux64;
+    a_vmlinux_by_the_linux_protocol_works_on_2_vcpus: 2 "vmlinux" Linux64;
+    a_vmlinux_by_the_linux_protocol_works_on_4_vcpus: 4 "vmlinux" Linux64;
+    a_vmlinux_by_pvh_works_on_1_vcpu: 1 "vmlinux" Pvh;
+    a_vmlinux_by_pvh_works_on_2_vcpus: 2 "vmlinux" Pvh;
+    a_vmlinux_by_pvh_works_on_4_vcpus: 4 "vmlinux" Pvh;
+}
+
+#[test]
+fn a_reboot_ends_in_a_reset_after_which_the_same_machine_boots_again() {
+    let Some(image) = guest("a_reboot_ends_in_a_reset", "vmlinuz") else { return };
+    for by in ["reboot=acpi", "reboot=kbd"] {
+        let boot = Boot { cpus: 2, then: format!("then=reboot {by}"), ..Boot::of(image.clone()) };
+        let guest = boot.build();
+        for _ in 0..times() {
+            boot.check(&guest, &Outcome::Reset);
+            guest.machine.reset().unwrap();
+        }
+    }
+}
+
+#[test]
+fn memory_above_the_hole_is_seen() {
+    let Some(image) = guest("memory_above_the_hole_is_seen", "vmlinuz") else { return };
+    Boot { memory: 5 * GIB, ..Boot::of(image) }.works_and_powers_off();
+}
+
+#[test]
+fn ten_guests_work_at_once() {
+    let Some(image) = guest("ten_guests_work_at_once", "vmlinuz") else { return };
+    let (boot, all_are_built) = (Boot::of(image), Barrier::new(10));
+    thread::scope(|scope| {
+        for _ in 0..10 {
+            scope.spawn(|| {
+                let guest = boot.build();
+                all_are_built.wait();
+                boot.check(&guest, &Outcome::PowerOff(0));
+            });
+        }
+    });
+}
+
+#[test]
+fn memtest_prints_its_table() {
+    let Some(image) = guest("memtest_prints_its_table", "memtest") else { return };
+    let guest = Guest::build(Linux::kernel(image).cmdline("console=ttyS0,115200"), 1, 64 * MIB);
+    let said = guest.run_until("Testing:", &Outcome::Stopped);
+    assert!(said.text.contains("Memtest86+ v6"), "{}", said.text);
+}
+
+#[test]
+fn gnu_mach_starts_until_it_wants_its_modules() {
+    let Some(image) = guest("gnu_mach_starts", "gnumach") else { return };
+    let guest = Guest::build(Multiboot::kernel(image).cmdline("console=com0"), 1, 64 * MIB);
+    // Then it would print a stack and reset.
+    let said = guest.run_until("No bootstrap code loaded with the kernel!", &Outcome::Stopped);
+    assert!(said.text.starts_with("GNU Mach 1.8"), "{}", said.text);
+    let ram = "biosmem: 000000000000100000:000000000004000000, available";
+    assert!(said.text.contains(ram), "{}", said.text);
+}
+
+/// A guest's image; `None` where it is not to be had.
+fn guest(test: &str, name: &str) -> Option<PathBuf> {
+    let Some(guests) = env::var_os("VMM_GUESTS") else {
+        println!("skipped: {test}: no guests here; tests/run has them, in the lab");
+        return None;
+    };
+    let image = PathBuf::from(guests).join(name);
+    if !image.exists() {
+        println!("skipped: {test}: its package could not be had");
+        return None;
+    }
+    println!("{test}: on {}", vmm_core::host::probe().kvm);
+    Some(image)
+}
+
+fn times() -> u32 {
+    env::var("VMM_BOOTS").map_or(2, |times| times.parse().expect("VMM_BOOTS is a number"))
+}
+
+/// Debian's kernel and a RAM disk whose script says what it found and did.
+struct Boot {
+    image: PathBuf,
+    protocol: Protocol,
+    cpus: u32,
+    memory: u64,
+    /// More of the command line.
+    then: String,
+}
+
+impl Boot {
+    fn of(image: PathBuf) -> Self {
+        let (protocol, then) = (Protocol::Linux64, String::new());
+        Self { image, protocol, cpus: 1, memory: 256 * MIB, then }
+    }
+
+    fn build(&self) -> Guest {
+        let linux = Linux::kernel(&self.image)
+            .initrd(self.image.with_file_name("initrd"))
+            .cmdline(format!("{QUIET} {}", self.then))
+            .protocol(self.protocol);
+        Guest::build(linux, self.cpus, self.memory)
+    }
+
+    fn works_and_powers_off(&self) {
+        self.check(&self.build(), &Outcome::PowerOff(0));
+    }
+
+    /// Runs the guest to its end, which must be this one, and looks at what it has done.
+    fn check(&self, guest: &Guest, outcome: &Outcome) {
+        let said = guest.run_until("no such thing", outcome);
+        let (facts, told): (Vec<_>, Vec<_>) = said.facts().unzip();
+        // The lab runs the same kernel.
+        let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+        let expected = [
+            format!("running Linux {}", release.trim()),
+            format!("processors {}", self.cpus),
+            format!("memory {}", self.memory - NOT_RAM),
+            "digest f6351f5ead9a700e34275480b3856ea738122a7c57bdeb744a631251c069587a".to_owned(),
+            "sum 5050".to_owned(),
+        ];
+        let [work @ .., date] = &facts[..] else { panic!("it did nothing:\n{}", said.text) };
+        assert_eq!(work, expected, "{}", said.text);
+        let date: u64 = date.strip_prefix("date ").and_then(|date| date.parse().ok()).unwrap();
+        let here = told.last().unwrap().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+        assert!(date.abs_diff(here) <= 2, "the guest's date is {date}, the host's {here}");
+    }
+}
+
+/// A machine and what it prints.
+struct Guest {
+    machine: Machine,
+    console: Console,
+}
+
+impl Guest {
+    fn build(loader: impl Loader + 'static, cpus: u32, memory: u64) -> Self {
+        let console = Console::default();
+        let machine = Machine::builder()
+            .hypervisor(Kvm::open().expect("the lab has a KVM"))
+            .memory(memory)
+            .vcpus(cpus)
+            .boot(loader)
+            .device(Serial::new(console.clone()))
+            .device(Rtc::now())
+            .device(I8042::new())
+            .build()
+            .expect("the guest fits");
+        Self { machine, console }
+    }
+
+    /// Runs it until it has said this, ends, or takes too long; it must end like this. Gives what
+    /// it said.
+    fn run_until(&self, enough: &str, expected: &Outcome) -> Said {
+        let (start, handle) = (Instant::now(), self.machine.handle());
+        *self.console.said() = Said::default();
+        let outcome = thread::scope(|scope| {
+            let (running, ended) = mpsc::channel::<()>();
+            let console = &self.console;
+            scope.spawn(move || {
+                let wait = || ended.recv_timeout(Duration::from_millis(20));
+                while wait() == Err(mpsc::RecvTimeoutError::Timeout) {
+                    if start.elapsed() > LONG || console.said().text.contains(enough) {
+                        handle.stop().unwrap();
+                    }
+                }
+            });
+            let outcome = self.machine.run();
+            drop(running);
+            outcome
+        });
+        let (said, seconds) = (self.console.said().clone(), start.elapsed().as_secs());
+        match outcome {
+            Ok(outcome) if outcome == *expected => said,
+            Ok(outcome) => panic!("after {seconds} s it {outcome}, not {expected}:\n{}", said.text),
+            Err(error) => panic!("after {seconds} s: {error}:\n{}", said.text),
+        }
+    }
+}
+
+/// What a guest prints.
+#[derive(Clone, Debug, Default)]
+struct Console(Arc<Mutex<Said>>);
+
+#[derive(Clone, Debug, Default)]
+struct Said {
+    text: String,
+    /// When each line was complete.
+    lines: Vec<SystemTime>,
+}
+
+impl Said {
+    /// What the script in the RAM disk told, and when.
+    fn facts(&self) -> impl Iterator<Item = (&str, SystemTime)> {
+        let lines = self.text.lines().zip(self.lines.iter().copied());
+        lines.filter_map(|(line, when)| Some((line.strip_prefix("guest: ")?, when)))
+    }
+}
+
+impl Console {
+    fn said(&self) -> MutexGuard<'_, Said> {
+        self.0.lock().unwrap()
+    }
+}
+
+impl io::Write for Console {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut said = self.said();
+        for byte in bytes {
+            said.text.push((*byte).into());
+            if *byte == b'\n' {
+                said.lines.push(SystemTime::now());
+            }
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

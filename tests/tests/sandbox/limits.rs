@@ -1,0 +1,142 @@
+//! Programs that take more than they may are stopped, and the reason is the right one.
+
+use std::{
+    fs::File,
+    io::Write,
+    os::fd::OwnedFd,
+    thread,
+    time::{Duration, Instant},
+};
+
+use vmm_sandbox::{Builder, Cause, Outcome, Sandbox, State};
+
+use crate::{can_run, program};
+
+fn greedy(what: &str) -> Builder {
+    Sandbox::image(program!("greedy")).args(["greedy", what]).memory(16 << 20)
+}
+
+/// How it was killed, and how long that took.
+fn killed(builder: Builder) -> (Cause, Duration) {
+    let mut sandbox = builder.build().unwrap();
+    let began = Instant::now();
+    let outcome = sandbox.start().unwrap();
+    let took = began.elapsed();
+    let Outcome::Killed(cause) = outcome else { panic!("{outcome}") };
+    assert_eq!(sandbox.state(), &State::Poisoned(cause.clone()));
+    (cause, took)
+}
+
+#[test]
+fn time_runs_out_in_loops_with_and_without_calls_and_in_waits() {
+    if !can_run("time_runs_out_in_loops_with_and_without_calls_and_in_waits") {
+        return;
+    }
+    let limit = Duration::from_millis(50);
+    for what in ["spin", "call", "edit"] {
+        let (cause, took) = killed(greedy(what).timeout(limit));
+        assert_eq!(cause, Cause::TimedOut(limit), "{what}");
+        assert!(took >= limit, "{what} after {took:?}");
+        println!("{what}: {limit:?} is {took:?}");
+    }
+    let (reader, _writer) = std::io::pipe().unwrap();
+    let (cause, took) = killed(greedy("read").stdin(OwnedFd::from(reader)).timeout(limit));
+    assert_eq!(cause, Cause::TimedOut(limit));
+    println!("read: {limit:?} is {took:?}");
+}
+
+#[test]
+fn processor_time_runs_out_by_computing_and_not_by_waiting() {
+    if !can_run("processor_time_runs_out_by_computing_and_not_by_waiting") {
+        return;
+    }
+    let limit = Duration::from_millis(50);
+    for what in ["spin", "call"] {
+        let (cause, took) = killed(greedy(what).cpu_time(limit));
+        assert_eq!(cause, Cause::CpuTime(limit), "{what}");
+        assert!(took >= limit, "{what} after {took:?}");
+    }
+    // Also a slow host starts a program in this time.
+    let limit = Duration::from_millis(500);
+    let (reader, writer) = std::io::pipe().unwrap();
+    let waiting = greedy("read").stdin(OwnedFd::from(reader)).cpu_time(limit);
+    let mut sandbox = waiting.build().unwrap();
+    let thread = thread::spawn(move || {
+        thread::sleep(2 * limit);
+        File::from(OwnedFd::from(writer)).write_all(b"*").unwrap();
+    });
+    assert_eq!(sandbox.start().unwrap(), Outcome::Exited(i32::from(b'*')));
+    thread.join().unwrap();
+}
+
+#[test]
+fn a_program_is_cancelled_from_another_thread() {
+    if !can_run("a_program_is_cancelled_from_another_thread") {
+        return;
+    }
+    let (reader, _writer) = std::io::pipe().unwrap();
+    let read = greedy("read").stdin(OwnedFd::from(reader));
+    for builder in [greedy("spin"), greedy("call"), greedy("edit"), read] {
+        let mut sandbox = builder.build().unwrap();
+        let canceller = sandbox.canceller();
+        let thread = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(20));
+            canceller.cancel();
+        });
+        assert_eq!(sandbox.start().unwrap(), Outcome::Killed(Cause::Cancelled));
+        thread.join().unwrap();
+    }
+    let mut sandbox = greedy("spin").build().unwrap();
+    let canceller = sandbox.canceller();
+    canceller.cancel();
+    assert_eq!(sandbox.start().unwrap(), Outcome::Killed(Cause::Cancelled));
+    drop(sandbox);
+    canceller.cancel();
+}
+
+#[test]
+fn output_and_memory_run_out() {
+    if !can_run("output_and_memory_run_out") {
+        return;
+    }
+    let mut sandbox = greedy("write").output_limit(100_001).build().unwrap();
+    assert_eq!(sandbox.start().unwrap(), Outcome::Killed(Cause::Output(100_001)));
+    let text = sandbox.take_stdout();
+    assert_eq!(text.len(), 100_001);
+    assert!(text.starts_with(b"more and more and more\nmore"));
+
+    let mut sandbox = greedy("memory").build().unwrap();
+    assert_eq!(sandbox.start().unwrap(), Outcome::Exited(0));
+    let got: u64 = String::from_utf8(sandbox.take_stdout()).unwrap().trim().parse().unwrap();
+    assert!((10..16).contains(&got), "{got} of 16 MiB");
+    assert!(sandbox.statistics().memory <= 16 << 20);
+}
+
+#[test]
+fn what_no_program_may_do_kills_it_with_the_reason() {
+    if !can_run("what_no_program_may_do_kills_it_with_the_reason") {
+        return;
+    }
+    for (what, says) in [
+        ("null", "read of memory that may not be at address 0x0"),
+        ("code", "write to memory that may not be"),
+        ("data", "execution of memory that may not be"),
+        ("stub", "write to memory that may not be at address 0x7fffffff0000"),
+        ("ring0", "read of memory that may not be at address 0x7fffffff1000"),
+        ("tables", "read of memory that may not be at address 0x7f0000000000"),
+        ("stack", "write to memory that may not be at address 0x7e"),
+        ("halt", "general protection fault"),
+        ("port", "general protection fault by the instruction at 0x40"),
+        ("undefined", "invalid instruction"),
+        ("breakpoint", "breakpoint"),
+        ("interrupt", ""),
+        ("divide", "division error"),
+        ("step", ""),
+        ("enter", ""),
+        ("abort", "signal 6"),
+    ] {
+        let (cause, _) = killed(greedy(what).timeout(Duration::from_secs(10)));
+        println!("{what}: {cause}");
+        assert!(cause.to_string().contains(says), "{what}: {cause}");
+    }
+}

@@ -1,0 +1,151 @@
+//! Functions of the host that a program may call (`vmm_call` of `vmm_guest.h`).
+
+use std::{
+    collections::HashMap,
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
+
+use rustix::io::Errno;
+
+use super::value::{FromValue, IntoValue, Value};
+use crate::space::Space;
+
+/// A closure that a program can call: it takes what [`FromValue`] can take and gives what
+/// [`IntoValue`] can give. Arguments are copies.
+pub trait HostFunction<A>: Send + 'static {
+    /// Calls it; `None` if the arguments are not those it takes.
+    fn call(&mut self, arguments: Vec<Value>) -> Option<Value>;
+}
+
+macro_rules! functions {
+    ($(($($name:ident)*))*) => {$(
+        impl<Function, Result, $($name: FromValue),*> HostFunction<($($name,)*)> for Function
+        where
+            Function: FnMut($($name),*) -> Result + Send + 'static,
+            Result: IntoValue,
+        {
+            #[allow(non_snake_case, unused_mut, reason = "a variable for each type")]
+            fn call(&mut self, arguments: Vec<Value>) -> Option<Value> {
+                let mut arguments = arguments.into_iter();
+                $(let $name = $name::from_value(arguments.next()?)?;)*
+                if arguments.next().is_some() {
+                    return None;
+                }
+                Some(self($($name),*).into_value())
+            }
+        }
+    )*};
+}
+
+functions! { () (A) (A B) (A B C) (A B C D) (A B C D E) (A B C D E F) }
+
+type Closure = Box<dyn FnMut(Vec<Value>) -> Option<Value> + Send>;
+
+/// The functions of a sandbox, by name.
+#[derive(Default)]
+pub(crate) struct HostFunctions(HashMap<Vec<u8>, Closure>);
+
+/// A host function that panicked: its name, and what it said.
+pub(crate) struct Panicked(pub(crate) String, pub(crate) String);
+
+/// The most bytes of a function's name, and the most arguments.
+const NAME_MAX: usize = 256;
+const ARGUMENTS_MAX: u64 = 16;
+
+/// A `struct vmm_value`: kind, word, length.
+const RECORD: u64 = 24;
+/// Its kinds.
+const NOTHING: u64 = 0;
+const INTEGER: u64 = 1;
+const FLOAT: u64 = 2;
+const BYTES: u64 = 3;
+
+impl HostFunctions {
+    pub(crate) fn add<A>(&mut self, name: String, mut function: impl HostFunction<A>) {
+        let closure = move |arguments| function.call(arguments);
+        self.0.insert(name.into_bytes(), Box::new(closure));
+    }
+
+    /// Makes the call that the registers describe; gives RAX.
+    pub(crate) fn call(
+        &mut self,
+        space: &Space,
+        [name, arguments, count, result]: [u64; 4],
+    ) -> Result<Result<u64, Errno>, Panicked> {
+        let prepared = space
+            .read_string(name, NAME_MAX)
+            .and_then(|name| Ok((name, read_arguments(space, arguments, count)?)));
+        let (name, arguments) = match prepared {
+            Ok(prepared) => prepared,
+            Err(errno) => return Ok(Err(errno)),
+        };
+        let Some(function) = self.0.get_mut(&name) else { return Ok(Err(Errno::NOENT)) };
+        // What a panic leaves half-done is the closure's own; it is not called again.
+        let value = catch_unwind(AssertUnwindSafe(|| function(arguments)));
+        let value = value.map_err(|payload| {
+            self.0.remove(&name);
+            Panicked(String::from_utf8_lossy(&name).into_owned(), said(&*payload))
+        })?;
+        Ok(value.ok_or(Errno::INVAL).and_then(|value| write_result(space, result, &value)))
+    }
+}
+
+fn read_arguments(space: &Space, at: u64, count: u64) -> Result<Vec<Value>, Errno> {
+    if count > ARGUMENTS_MAX {
+        return Err(Errno::TOOBIG);
+    }
+    let record = |n| at.checked_add(RECORD * n).ok_or(Errno::FAULT);
+    (0..count).map(|n| read_value(space, record(n)?)).collect()
+}
+
+fn read_value(space: &Space, at: u64) -> Result<Value, Errno> {
+    let [kind, word, len] = space.read_words(at)?;
+    Ok(match kind {
+        NOTHING => Value::Nothing,
+        INTEGER => Value::Integer(word as i64),
+        FLOAT => Value::Float(f64::from_bits(word)),
+        BYTES => {
+            // Nothing is allocated for what is not there.
+            if space.mapped(word, len) < len {
+                return Err(Errno::FAULT);
+            }
+            Value::Bytes(space.read_bytes(word, len as usize)?)
+        }
+        _ => return Err(Errno::INVAL),
+    })
+}
+
+/// Fills the result in. For bytes it comes with a buffer and its size, and goes with the whole
+/// length, of which as much is in the buffer as fits.
+fn write_result(space: &Space, at: u64, value: &Value) -> Result<u64, Errno> {
+    if at == 0 {
+        return Ok(0);
+    }
+    let [_, buffer, size] = space.read_words(at)?;
+    let words = match value {
+        Value::Nothing => [NOTHING, 0, 0],
+        Value::Integer(value) => [INTEGER, *value as u64, 0],
+        Value::Float(value) => [FLOAT, value.to_bits(), 0],
+        Value::Bytes(bytes) => {
+            let fits = bytes.len().min(usize::try_from(size).unwrap_or(usize::MAX));
+            space.write(buffer, bytes.get(..fits).unwrap_or(&[]))?;
+            [BYTES, buffer, bytes.len() as u64]
+        }
+    };
+    space.write_words(at, &words)?;
+    Ok(0)
+}
+
+/// What a panic said.
+fn said(payload: &(dyn std::any::Any + Send)) -> String {
+    let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_default()
+}
+
+impl fmt::Debug for HostFunctions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = self.0.keys().map(|name| String::from_utf8_lossy(name));
+        f.debug_list().entries(names).finish()
+    }
+}

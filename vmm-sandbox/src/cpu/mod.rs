@@ -1,0 +1,351 @@
+//! The processor as a program has it: it runs until the program wants something.
+//!
+//! One vCPU, which is in ring 0 whenever it stands still, at a place of the stub that the host
+//! chooses. How a system call gets there differs: where SYSCALL enters ring 0 it is SYSCALL's own
+//! target, and where it does not (user-mode KVM) a trap in ring 3. What a program sees is the same.
+
+mod stub;
+
+use std::{ops::ControlFlow, sync::Arc, time::Instant};
+
+use vmm_core::{
+    Error, Result,
+    arch::{
+        CpuModel, CpuState, DebugRegs, Feature, Regs, VcpuId, cr4,
+        msr::{self, MsrValue},
+        rflags,
+    },
+    exit::{CONTINUE, Fault, Flow, VcpuExit},
+    hv::{CallPort, GuestIo, Kicker, Vcpu, Vm},
+    memory::GuestAddress,
+};
+
+use self::stub::{CALL_PORT, EXCEPTION_PORT, EXCEPTIONS, Stub, USER_CODE, USER_DATA};
+use crate::space::Space;
+
+/// How system calls reach the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Entry {
+    /// SYSCALL enters ring 0.
+    Syscall,
+    /// SYSCALL stays in ring 3, where its target traps.
+    Trap,
+}
+
+/// The state components a program may use: x87, SSE, AVX, AVX-512. Others need a permission from the
+/// kernel, or a CR4 bit of their own.
+const STATE_COMPONENTS: u64 = 0xe7;
+
+/// RFLAGS that SYSCALL clears on its way to ring 0: TF, IF, DF, NT, AC. The program's are in R11.
+const CLEARED: u64 = 0x4_4700;
+
+/// What a program's flags start as.
+const PROGRAM_FLAGS: u64 = rflags::FIXED | rflags::IF;
+
+/// Why the processor came back.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// A system call. RAX is the number; RCX, R11 and, on the way by trap, RSP are not the
+    /// program's.
+    Call(Regs),
+    /// The function that the host called has returned.
+    Return(Returned),
+    /// The program did what it may not.
+    Exception(Exception),
+    /// The back end cannot go on with this guest.
+    Fault(Fault),
+    /// A signal that is not ours came.
+    Interrupted,
+    /// Someone wants the processor to stop, or its deadline has passed.
+    Kicked,
+}
+
+/// What a function leaves, by the System V ABI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Returned {
+    /// RAX.
+    pub(crate) integer: u64,
+    /// The low half of XMM0.
+    pub(crate) float: u64,
+}
+
+/// A processor exception in the program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Exception {
+    pub(crate) vector: u8,
+    pub(crate) error_code: u64,
+    pub(crate) rip: u64,
+    /// The address of a page fault.
+    pub(crate) address: Option<u64>,
+}
+
+pub(crate) struct Cpu {
+    vcpu: Box<dyn Vcpu>,
+    stub: Stub,
+    entry: Entry,
+}
+
+impl Cpu {
+    /// Makes the vCPU, and its stub in `space`.
+    pub(crate) fn new(
+        vm: &Arc<dyn Vm>,
+        model: &CpuModel,
+        entry: Entry,
+        space: &mut Space,
+    ) -> Result<Self> {
+        let stub = Stub::new(space, entry == Entry::Trap);
+        let stub = stub.map_err(|_| Error::bad_config("no room for the stub"))?;
+        let mut vcpu = vm.create_vcpu(VcpuId(0), model)?;
+        let (target, resume) = match entry {
+            Entry::Syscall => (stub.at.syscall_ring0, stub.at.syscall_ring0_done),
+            Entry::Trap => (stub.at.syscall_ring3, stub.at.breakpoint_done),
+        };
+        let cleared = if entry == Entry::Syscall { CLEARED } else { 0 };
+        let apic_base = vcpu.system_regs()?.apic_base;
+        let (xcr0, extra_cr4) = extended_state(model);
+        let msr = |(index, value)| MsrValue { index, value };
+        vcpu.set_state(&CpuState {
+            system: stub.system_regs(space.root(), apic_base, extra_cr4),
+            xcr0,
+            xsave: initial_vectors(),
+            debug: DebugRegs { dr6: 0xffff_0ff0, dr7: 0x400, ..DebugRegs::default() },
+            msrs: [(msr::STAR, Stub::star()), (msr::LSTAR, target), (msr::FMASK, cleared)]
+                .map(msr)
+                .to_vec(),
+            ..CpuState::default()
+        })?;
+        vcpu.set_call_port(CallPort { port: CALL_PORT, resume })?;
+        Ok(Self { vcpu, stub, entry })
+    }
+
+    pub(crate) fn kicker(&self) -> Kicker {
+        self.vcpu.kicker()
+    }
+
+    /// When [`run`](Self::run) is to come back, at the latest.
+    pub(crate) fn set_deadline(&mut self, deadline: Option<Instant>) -> Result<()> {
+        self.vcpu.set_deadline(deadline)
+    }
+
+    /// Puts the program at `regs`, all of them but RFLAGS. Not after a kick or an interruption.
+    pub(crate) fn enter(&mut self, space: &Space, regs: &Regs) -> Result<()> {
+        let (code, data) = (u64::from(USER_CODE), u64::from(USER_DATA));
+        self.stub.set_frame(space, &[regs.rip, code, PROGRAM_FLAGS, regs.rsp, data]);
+        let (rip, rsp) = (self.stub.at.enter, Stub::frame_address());
+        self.vcpu.set_regs(&Regs { rip, rsp, rflags: rflags::FIXED, ..*regs })
+    }
+
+    /// Puts the result of a system call.
+    pub(crate) fn answer(&mut self, call: &Regs, result: u64) -> Result<()> {
+        self.vcpu.set_regs(&Regs { rax: result, ..*call })
+    }
+
+    /// The program's RSP at a system call.
+    pub(crate) fn stack_pointer(&self, space: &Space, call: &Regs) -> u64 {
+        match self.entry {
+            Entry::Syscall => call.rsp,
+            Entry::Trap => self.stub.frame(space, call.rsp).map_or(0, |[.., rsp, _]| rsp),
+        }
+    }
+
+    /// Where a function that the host calls returns to.
+    pub(crate) fn return_address(&self) -> u64 {
+        self.stub.at.call_return
+    }
+
+    /// Where to enter a function with floating-point arguments: R10 is the function, R11 points to
+    /// eight numbers.
+    pub(crate) fn float_entry(&self) -> u64 {
+        self.stub.at.call_with_floats
+    }
+
+    /// The base of FS, where a program's thread-local storage is.
+    pub(crate) fn fs_base(&self) -> Result<u64> {
+        Ok(self.vcpu.system_regs()?.fs.base)
+    }
+
+    /// Sets the base of FS.
+    pub(crate) fn set_fs_base(&mut self, base: u64) -> Result<()> {
+        let mut system = self.vcpu.system_regs()?;
+        system.fs.base = base;
+        self.vcpu.set_system_regs(&system)
+    }
+
+    /// The base of GS.
+    pub(crate) fn gs_base(&self) -> Result<u64> {
+        Ok(self.vcpu.system_regs()?.gs.base)
+    }
+
+    /// Sets the base of GS.
+    pub(crate) fn set_gs_base(&mut self, base: u64) -> Result<()> {
+        let mut system = self.vcpu.system_regs()?;
+        system.gs.base = base;
+        self.vcpu.set_system_regs(&system)
+    }
+
+    /// Runs the program until it wants something.
+    pub(crate) fn run(&mut self, space: &mut Space) -> Result<Event> {
+        if let Some(stopped) = self.edit_tables(space)? {
+            return Ok(stopped);
+        }
+        match self.vcpu.run(&Ports)? {
+            VcpuExit::HostCall => self.call(space),
+            exit => self.other(space, exit),
+        }
+    }
+
+    /// Lets the guest change its page tables; gives what came in the way.
+    fn edit_tables(&mut self, space: &mut Space) -> Result<Option<Event>> {
+        let edits = space.take_edits();
+        if edits.is_empty() {
+            return Ok(None);
+        }
+        let regs = self.vcpu.regs()?;
+        let mut kicked = false;
+        for edit in edits {
+            let rsi = self.stub.stage(space, &edit.entries);
+            let (rip, rcx) = (self.stub.at.edit, edit.entries.len() as u64);
+            let flags = rflags::FIXED;
+            self.vcpu.set_regs(&Regs { rip, rdi: edit.at, rsi, rcx, rflags: flags, ..regs })?;
+            loop {
+                match self.vcpu.run(&Ports)? {
+                    VcpuExit::HostCall => break,
+                    VcpuExit::Kicked => kicked = true,
+                    VcpuExit::Expired => {
+                        kicked = true;
+                        self.vcpu.set_deadline(None)?;
+                    }
+                    VcpuExit::Interrupted => {}
+                    exit => return self.other(space, exit).map(Some),
+                }
+            }
+        }
+        self.vcpu.set_regs(&regs)?;
+        if kicked {
+            // Edits are short, and half of them would be worse than none: it comes back now.
+            self.vcpu.kicker().kick();
+        }
+        Ok(None)
+    }
+
+    /// What a call by the stub means.
+    fn call(&self, space: &Space) -> Result<Event> {
+        let regs = self.vcpu.regs()?;
+        if self.entry == Entry::Trap
+            && let Some([rip, ..]) = self.stub.frame(space, regs.rsp)
+            && rip != self.stub.at.syscall_ring3_trap
+        {
+            // An INT3 of the program's own.
+            let rip = rip.wrapping_sub(1);
+            let vector = stub::BREAKPOINT;
+            return Ok(Event::Exception(Exception { vector, error_code: 0, rip, address: None }));
+        }
+        if regs.rcx == self.stub.at.call_returned {
+            return Ok(Event::Return(Returned { integer: regs.rax, float: regs.rdi }));
+        }
+        Ok(Event::Call(regs))
+    }
+
+    fn other(&self, space: &Space, exit: VcpuExit) -> Result<Event> {
+        Ok(match exit {
+            VcpuExit::PowerOff(vector) => self.exception(space, vector as u8)?,
+            VcpuExit::Expired | VcpuExit::Kicked => Event::Kicked,
+            VcpuExit::Interrupted => Event::Interrupted,
+            VcpuExit::Fault(fault) => Event::Fault(*fault),
+            VcpuExit::Failed(error) => return Err(error),
+            exit => return Err(Error::internal(format!("a sandbox's vCPU: {exit}"))),
+        })
+    }
+
+    /// What the processor pushed for an exception; a program that confused ring 0 has made another
+    /// end of itself.
+    fn exception(&self, space: &Space, vector: u8) -> Result<Event> {
+        let regs = self.vcpu.regs()?;
+        let pushed = u64::from(has_error_code(vector)) * 8;
+        let error_code = match pushed {
+            0 => Some(0),
+            _ => self.stub.word(space, regs.rsp),
+        };
+        let frame = self.stub.frame(space, regs.rsp.wrapping_add(pushed));
+        let (Some(error_code), Some([rip, cs, ..])) = (error_code, frame) else {
+            return Ok(ring0_fault(vector, regs.rip));
+        };
+        if cs & 3 != 3 {
+            return Ok(ring0_fault(vector, rip));
+        }
+        // A trap comes behind its instruction.
+        let rip = if vector == stub::BREAKPOINT { rip.wrapping_sub(1) } else { rip };
+        let address = match vector {
+            PAGE_FAULT => Some(self.vcpu.system_regs()?.cr2),
+            _ => None,
+        };
+        Ok(Event::Exception(Exception { vector, error_code, rip, address }))
+    }
+}
+
+/// The vector of page faults.
+pub(crate) const PAGE_FAULT: u8 = 14;
+
+fn ring0_fault(vector: u8, rip: u64) -> Event {
+    let why = format!("exception {vector} in ring 0");
+    Event::Fault(Fault::new(vmm_core::exit::FaultKind::Other(why), Some(rip)))
+}
+
+/// Intel SDM volume 3, table 6-1.
+fn has_error_code(vector: u8) -> bool {
+    matches!(vector, 8 | 10..=14 | 17 | 21 | 29 | 30)
+}
+
+/// XCR0 and the bits of CR4 that go with what the processor has.
+fn extended_state(model: &CpuModel) -> (Option<u64>, u64) {
+    let fs_gs = if model.has(Feature::FSGSBASE) { cr4::FSGSBASE } else { 0 };
+    if !model.has(Feature::XSAVE) {
+        return (None, fs_gs);
+    }
+    let offered = model.leaf(0xd, 0).map_or(3, |leaf| leaf.regs[0]);
+    (Some(u64::from(offered) & STATE_COMPONENTS), fs_gs | cr4::OSXSAVE)
+}
+
+/// The x87 and SSE state a program starts with, as XSAVE has it (Intel SDM volume 1, 13.4).
+fn initial_vectors() -> Vec<u8> {
+    const SIZE: usize = 4096;
+    let fields: [(usize, &[u8]); 3] = [
+        (0, &[0x7f, 0x03]),  // FCW: all exceptions masked, extended precision
+        (24, &[0x80, 0x1f]), // MXCSR: all exceptions masked
+        (512, &[0x03]),      // XSTATE_BV: x87 and SSE are given
+    ];
+    let mut area = vec![0; SIZE];
+    for (at, bytes) in fields {
+        area.splice(at..at + bytes.len(), bytes.iter().copied());
+    }
+    area
+}
+
+/// Ports other than the call's. What a program in ring 3 tries is an exception; here come only
+/// exceptions that the stub reports, and what a broken ring 0 does.
+struct Ports;
+
+impl GuestIo for Ports {
+    fn mmio_read(&self, _: GuestAddress, data: &mut [u8]) -> Flow {
+        data.fill(0xff);
+        CONTINUE
+    }
+
+    fn mmio_write(&self, _: GuestAddress, _: &[u8]) -> Flow {
+        CONTINUE
+    }
+
+    fn port_in(&self, _: u16, data: &mut [u8]) -> Flow {
+        data.fill(0xff);
+        CONTINUE
+    }
+
+    fn port_out(&self, port: u16, _: &[u8]) -> Flow {
+        match port.checked_sub(EXCEPTION_PORT) {
+            Some(vector) if vector < EXCEPTIONS => {
+                ControlFlow::Break(VcpuExit::PowerOff(i32::from(vector)))
+            }
+            _ => CONTINUE,
+        }
+    }
+}

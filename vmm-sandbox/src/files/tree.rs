@@ -1,0 +1,550 @@
+//! Files in memory: what a program has that was given no directory.
+//!
+//! All of a tree counts against one limit, names and nodes too, so that a program cannot make the
+//! host's memory its own.
+
+use std::{
+    any::Any,
+    collections::BTreeMap,
+    io::SeekFrom,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use rustix::io::Errno;
+
+use super::{About, File, Handle, How, Kind, Listed, Node, Place, Set, Status, View, now};
+
+/// What a node and its name cost beside their bytes.
+const NODE: u64 = 256;
+/// `st_dev` of everything in memory.
+const DEVICE: u64 = 1;
+
+/// What a tree may still grow, and its next inode number.
+#[derive(Debug)]
+struct Room {
+    left: AtomicU64,
+    inodes: AtomicU64,
+}
+
+impl Room {
+    fn take(&self, bytes: u64) -> Result<(), Errno> {
+        let taken = self.left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(bytes));
+        taken.map(drop).map_err(|_| Errno::NOSPC)
+    }
+
+    fn give(&self, bytes: u64) {
+        self.left.fetch_add(bytes, Relaxed);
+    }
+}
+
+/// What any node in memory has.
+#[derive(Debug)]
+struct Common {
+    inode: u64,
+    room: Arc<Room>,
+    meta: Mutex<Meta>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Meta {
+    /// Permissions.
+    mode: u32,
+    links: u64,
+    times: [Duration; 3],
+}
+
+impl Common {
+    fn new(room: &Arc<Room>, mode: u32) -> Result<Self, Errno> {
+        room.take(NODE)?;
+        let meta = Meta { mode: mode & 0o7777, links: 1, times: [now(); 3] };
+        let inode = room.inodes.fetch_add(1, Relaxed);
+        Ok(Self { inode, room: Arc::clone(room), meta: Mutex::new(meta) })
+    }
+
+    fn meta(&self) -> MutexGuard<'_, Meta> {
+        self.meta.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn status(&self, kind: u32, size: u64) -> Status {
+        let meta = *self.meta();
+        Status {
+            size,
+            device: DEVICE,
+            inode: self.inode,
+            links: meta.links,
+            blocks: size.div_ceil(512),
+            times: meta.times,
+            ..Status::of_mode(kind | meta.mode)
+        }
+    }
+
+    /// The content was changed now.
+    fn touch(&self) {
+        let now = now();
+        let times = &mut self.meta().times;
+        (times[1], times[2]) = (now, now);
+    }
+
+    fn set(&self, what: Set) {
+        let mut meta = self.meta();
+        match what {
+            Set::Len(_) => {}
+            Set::Mode(mode) => meta.mode = mode & 0o7777,
+            Set::Times([access, change]) => {
+                meta.times[0] = access.unwrap_or(meta.times[0]);
+                meta.times[1] = change.unwrap_or(meta.times[1]);
+            }
+        }
+        meta.times[2] = now();
+    }
+}
+
+impl Drop for Common {
+    fn drop(&mut self) {
+        self.room.give(NODE);
+    }
+}
+
+/// A directory in memory.
+pub(super) struct Directory {
+    common: Common,
+    entries: Mutex<BTreeMap<Vec<u8>, Arc<dyn Node>>>,
+}
+
+/// An empty tree that may take so many bytes.
+pub(crate) fn tree(limit: u64) -> Result<Arc<dyn Node>, Errno> {
+    let room = Arc::new(Room { left: AtomicU64::new(limit), inodes: AtomicU64::new(2) });
+    Ok(Arc::new(Directory::new(&room, 0o755)?))
+}
+
+impl Directory {
+    fn new(room: &Arc<Room>, mode: u32) -> Result<Self, Errno> {
+        let common = Common::new(room, mode)?;
+        common.meta().links = 2;
+        Ok(Self { common, entries: Mutex::default() })
+    }
+
+    fn entries(&self) -> MutexGuard<'_, BTreeMap<Vec<u8>, Arc<dyn Node>>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, name: &[u8], node: Arc<dyn Node>) -> Result<(), Errno> {
+        self.common.room.take(name.len() as u64)?;
+        self.entries().insert(name.to_vec(), node);
+        self.common.touch();
+        Ok(())
+    }
+
+    fn take(&self, name: &[u8]) -> Option<Arc<dyn Node>> {
+        let node = self.entries().remove(name)?;
+        self.common.room.give(name.len() as u64);
+        self.common.touch();
+        Some(node)
+    }
+}
+
+/// The directory, if a node is one of memory.
+fn directory(node: &Arc<dyn Node>) -> Option<&Directory> {
+    (&**node as &dyn Any).downcast_ref()
+}
+
+fn common(node: &Arc<dyn Node>) -> Option<&Common> {
+    let any = &**node as &dyn Any;
+    let file = any.downcast_ref::<Regular>().map(|file| &file.0.common);
+    let link = || any.downcast_ref::<Link>().map(|link| &link.common);
+    file.or_else(link).or_else(|| directory(node).map(|directory| &directory.common))
+}
+
+impl Node for Directory {
+    fn status(&self, _: &View<'_>) -> Result<Status, Errno> {
+        Ok(self.common.status(libc::S_IFDIR, 4096))
+    }
+
+    fn open(&self, how: How, place: &Place, view: &View<'_>) -> Result<Handle, Errno> {
+        if how.write {
+            return Err(Errno::ISDIR);
+        }
+        let mut names = Vec::new();
+        for (name, node) in self.entries().iter() {
+            let status = node.status(view)?;
+            names.push(Listed { name: name.clone(), inode: status.inode, kind: status.kind() });
+        }
+        Ok(Handle::new(OpenDirectory::new(names, self.status(view)?, (place, how), view)))
+    }
+
+    fn find(&self, name: &[u8], _: &View<'_>) -> Result<Arc<dyn Node>, Errno> {
+        self.entries().get(name).cloned().ok_or(Errno::NOENT)
+    }
+
+    fn make(&self, name: &[u8], kind: Kind<'_>, mode: u32) -> Result<Arc<dyn Node>, Errno> {
+        if self.entries().contains_key(name) {
+            return Err(Errno::EXIST);
+        }
+        let room = &self.common.room;
+        let node: Arc<dyn Node> = match kind {
+            Kind::Directory => Arc::new(Self::new(room, mode)?),
+            Kind::File => Arc::new(Regular::new(room, mode)?),
+            Kind::Link(target) => Arc::new(Link::new(room, target)?),
+        };
+        self.add(name, Arc::clone(&node))?;
+        if matches!(kind, Kind::Directory) {
+            self.common.meta().links += 1;
+        }
+        Ok(node)
+    }
+
+    fn link(&self, name: &[u8], node: &Arc<dyn Node>) -> Result<(), Errno> {
+        let common = common(node).ok_or(Errno::XDEV)?;
+        if directory(node).is_some() {
+            return Err(Errno::PERM);
+        }
+        if self.entries().contains_key(name) {
+            return Err(Errno::EXIST);
+        }
+        self.add(name, Arc::clone(node))?;
+        common.meta().links += 1;
+        Ok(())
+    }
+
+    fn remove(&self, name: &[u8], wants_directory: bool) -> Result<(), Errno> {
+        let node = self.entries().get(name).cloned().ok_or(Errno::NOENT)?;
+        match directory(&node) {
+            Some(_) if !wants_directory => return Err(Errno::ISDIR),
+            None if wants_directory => return Err(Errno::NOTDIR),
+            Some(directory) if !directory.entries().is_empty() => return Err(Errno::NOTEMPTY),
+            Some(_) => self.common.meta().links -= 1,
+            None => {}
+        }
+        self.take(name);
+        if let Some(common) = common(&node) {
+            let mut meta = common.meta();
+            meta.links = if wants_directory { 0 } else { meta.links.saturating_sub(1) };
+        }
+        Ok(())
+    }
+
+    fn rename(&self, name: &[u8], to: &Arc<dyn Node>, new: &[u8], keep: bool) -> Result<(), Errno> {
+        let to = directory(to).ok_or(Errno::XDEV)?;
+        let node = self.entries().get(name).cloned().ok_or(Errno::NOENT)?;
+        let there = to.entries().get(new).cloned();
+        if let Some(there) = there {
+            if keep {
+                return Err(Errno::EXIST);
+            }
+            if Arc::ptr_eq(&there, &node) {
+                return Ok(());
+            }
+            match (directory(&node).is_some(), directory(&there).is_some()) {
+                (true, false) => return Err(Errno::NOTDIR),
+                (false, true) => return Err(Errno::ISDIR),
+                (_, is_directory) => to.remove(new, is_directory)?,
+            }
+        }
+        to.add(new, Arc::clone(&node))?;
+        self.take(name);
+        if directory(&node).is_some() && !std::ptr::eq(self, to) {
+            self.common.meta().links -= 1;
+            to.common.meta().links += 1;
+        }
+        Ok(())
+    }
+
+    fn set(&self, what: Set) -> Result<(), Errno> {
+        if matches!(what, Set::Len(_)) {
+            return Err(Errno::ISDIR);
+        }
+        self.common.set(what);
+        Ok(())
+    }
+}
+
+/// A regular file in memory.
+struct Regular(Arc<Content>);
+
+struct Content {
+    common: Common,
+    bytes: Mutex<Vec<u8>>,
+}
+
+impl Regular {
+    fn new(room: &Arc<Room>, mode: u32) -> Result<Self, Errno> {
+        let common = Common::new(room, mode)?;
+        Ok(Self(Arc::new(Content { common, bytes: Mutex::default() })))
+    }
+}
+
+impl Content {
+    fn bytes(&self) -> MutexGuard<'_, Vec<u8>> {
+        self.bytes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn status(&self) -> Status {
+        let len = self.bytes().len() as u64;
+        self.common.status(libc::S_IFREG, len)
+    }
+
+    fn read(&self, offset: u64, data: &mut [u8]) -> usize {
+        let bytes = self.bytes();
+        let from = usize::try_from(offset).ok().and_then(|offset| bytes.get(offset..));
+        let from = from.unwrap_or(&[]);
+        let count = from.len().min(data.len());
+        data.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+        count
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Result<usize, Errno> {
+        let end = offset.checked_add(data.len() as u64).ok_or(Errno::FBIG)?;
+        if end > self.bytes().len() as u64 {
+            self.set_len(end)?;
+        }
+        let mut bytes = self.bytes();
+        let start = usize::try_from(offset).map_err(|_| Errno::FBIG)?;
+        let to = bytes.get_mut(start..start + data.len()).ok_or(Errno::FBIG)?;
+        to.copy_from_slice(data);
+        drop(bytes);
+        self.common.touch();
+        Ok(data.len())
+    }
+
+    fn set_len(&self, len: u64) -> Result<(), Errno> {
+        let mut bytes = self.bytes();
+        let old = bytes.len() as u64;
+        if len > old {
+            self.common.room.take(len - old)?;
+            let wanted = usize::try_from(len).unwrap_or(usize::MAX);
+            if bytes.try_reserve(wanted.saturating_sub(old as usize)).is_err() {
+                self.common.room.give(len - old);
+                return Err(Errno::NOSPC);
+            }
+        } else {
+            self.common.room.give(old - len);
+        }
+        bytes.resize(len as usize, 0);
+        drop(bytes);
+        self.common.touch();
+        Ok(())
+    }
+}
+
+impl Drop for Content {
+    fn drop(&mut self) {
+        let len = self.bytes().len() as u64;
+        self.common.room.give(len);
+    }
+}
+
+impl Node for Regular {
+    fn status(&self, _: &View<'_>) -> Result<Status, Errno> {
+        Ok(self.0.status())
+    }
+
+    fn open(&self, how: How, place: &Place, _: &View<'_>) -> Result<Handle, Errno> {
+        if how.truncate {
+            self.0.set_len(0)?;
+        }
+        let content = Arc::clone(&self.0);
+        Ok(Handle::new(Open { content, at: 0, how, place: place.clone() }))
+    }
+
+    fn set(&self, what: Set) -> Result<(), Errno> {
+        match what {
+            Set::Len(len) => self.0.set_len(len),
+            what => {
+                self.0.common.set(what);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// A regular file that is open.
+struct Open {
+    content: Arc<Content>,
+    at: u64,
+    how: How,
+    place: Place,
+}
+
+impl File for Open {
+    fn read(&mut self, data: &mut [u8]) -> Result<usize, Errno> {
+        let count = self.read_at(self.at, data)?;
+        self.at += count as u64;
+        Ok(count)
+    }
+
+    fn write(&mut self, data: &[u8]) -> Result<usize, Errno> {
+        if self.how.append {
+            self.at = self.content.bytes().len() as u64;
+        }
+        let count = self.write_at(self.at, data)?;
+        self.at += count as u64;
+        Ok(count)
+    }
+
+    fn status(&self) -> Result<Status, Errno> {
+        Ok(self.content.status())
+    }
+
+    fn read_at(&mut self, offset: u64, data: &mut [u8]) -> Result<usize, Errno> {
+        if !self.how.read {
+            return Err(Errno::BADF);
+        }
+        Ok(self.content.read(offset, data))
+    }
+
+    fn write_at(&mut self, offset: u64, data: &[u8]) -> Result<usize, Errno> {
+        if !self.how.write {
+            return Err(Errno::BADF);
+        }
+        self.content.write(offset, data)
+    }
+
+    fn seek(&mut self, to: SeekFrom) -> Result<u64, Errno> {
+        let end = self.content.bytes().len() as u64;
+        self.at = sought(to, self.at, end)?;
+        Ok(self.at)
+    }
+
+    fn set_len(&mut self, len: u64) -> Result<(), Errno> {
+        if !self.how.write {
+            return Err(Errno::INVAL);
+        }
+        self.content.set_len(len)
+    }
+
+    fn sync(&mut self) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    fn about(&self) -> About<'_> {
+        About::at(&self.place, self.how.flags())
+    }
+
+    fn set_flags(&mut self, flags: i32) {
+        self.how.append = flags & libc::O_APPEND != 0;
+    }
+}
+
+/// Where a seek leads.
+pub(super) fn sought(to: SeekFrom, at: u64, end: u64) -> Result<u64, Errno> {
+    let sum = match to {
+        SeekFrom::Start(place) => Some(place),
+        SeekFrom::Current(by) => at.checked_add_signed(by),
+        SeekFrom::End(by) => end.checked_add_signed(by),
+    };
+    sum.filter(|place| i64::try_from(*place).is_ok()).ok_or(Errno::INVAL)
+}
+
+/// A symbolic link in memory.
+struct Link {
+    common: Common,
+    target: Vec<u8>,
+}
+
+impl Link {
+    fn new(room: &Arc<Room>, target: &[u8]) -> Result<Self, Errno> {
+        room.take(target.len() as u64)?;
+        let common = Common::new(room, 0o777).inspect_err(|_| room.give(target.len() as u64))?;
+        Ok(Self { common, target: target.to_vec() })
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.common.room.give(self.target.len() as u64);
+    }
+}
+
+impl Node for Link {
+    fn status(&self, _: &View<'_>) -> Result<Status, Errno> {
+        Ok(self.common.status(libc::S_IFLNK, self.target.len() as u64))
+    }
+
+    fn open(&self, _: How, _: &Place, _: &View<'_>) -> Result<Handle, Errno> {
+        Err(Errno::LOOP)
+    }
+
+    fn target(&self, _: &View<'_>) -> Result<Vec<u8>, Errno> {
+        Ok(self.target.clone())
+    }
+
+    fn set(&self, what: Set) -> Result<(), Errno> {
+        self.common.set(what);
+        Ok(())
+    }
+}
+
+/// A directory that is open: its names as they were then.
+pub(super) struct OpenDirectory {
+    names: Vec<Listed>,
+    next: usize,
+    status: Status,
+    place: Place,
+    how: How,
+}
+
+impl OpenDirectory {
+    /// With what is mounted in it.
+    pub(super) fn new(
+        names: Vec<Listed>,
+        status: Status,
+        (place, how): (&Place, How),
+        view: &View<'_>,
+    ) -> Self {
+        let kind = libc::S_IFDIR;
+        let dots = [b".".to_vec(), b"..".to_vec()];
+        let dots = dots.into_iter().map(|name| Listed { name, inode: status.inode, kind });
+        let mut names: Vec<_> = dots.chain(names).collect();
+        for listed in &view.mounted {
+            if !names.iter().any(|known| known.name == listed.name) {
+                names.push(listed.clone());
+            }
+        }
+        Self { names, next: 0, status, place: place.clone(), how }
+    }
+}
+
+impl File for OpenDirectory {
+    fn read(&mut self, _: &mut [u8]) -> Result<usize, Errno> {
+        Err(Errno::ISDIR)
+    }
+
+    fn write(&mut self, _: &[u8]) -> Result<usize, Errno> {
+        Err(Errno::BADF)
+    }
+
+    fn status(&self) -> Result<Status, Errno> {
+        Ok(self.status)
+    }
+
+    fn seek(&mut self, to: SeekFrom) -> Result<u64, Errno> {
+        let place = sought(to, self.next as u64, self.names.len() as u64)?;
+        self.next = usize::try_from(place).unwrap_or(usize::MAX);
+        Ok(place)
+    }
+
+    fn sync(&mut self) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    fn list(&mut self, take: &mut dyn FnMut(&Listed, u64) -> bool) -> Result<(), Errno> {
+        if !self.how.read {
+            return Err(Errno::BADF);
+        }
+        while let Some(listed) = self.names.get(self.next) {
+            if !take(listed, self.next as u64 + 1) {
+                break;
+            }
+            self.next += 1;
+        }
+        Ok(())
+    }
+
+    fn about(&self) -> About<'_> {
+        About::at(&self.place, self.how.flags() | libc::O_DIRECTORY)
+    }
+}

@@ -1,0 +1,240 @@
+//! What one start or call may take, and stopping it from elsewhere.
+//!
+//! [`Watch`] is asked in three places: where the vCPU came back because of its deadline or a kick,
+//! before the next instruction of the program, and wherever the host waits on the program's behalf,
+//! which it does in [`Watch::wait`] only.
+
+use std::{
+    fmt,
+    os::fd::OwnedFd,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll},
+    io::Errno,
+};
+use vmm_core::hv::Kicker;
+
+use crate::{clock::thread_time, outcome::Cause};
+
+/// What a sandbox may take.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Limits {
+    /// Of one start or call.
+    pub(crate) time: Option<Duration>,
+    /// Of one start or call.
+    pub(crate) cpu_time: Option<Duration>,
+    /// Bytes in all.
+    pub(crate) output: u64,
+}
+
+/// Stops a sandbox from elsewhere: any thread, or a signal handler. It may outlive the sandbox.
+#[derive(Clone)]
+pub struct Canceller(Arc<Shared>);
+
+struct Shared {
+    kicker: Kicker,
+    cancelled: AtomicBool,
+    /// What ends a wait of the host's; made when there is the first one.
+    wake: OnceLock<OwnedFd>,
+}
+
+impl Canceller {
+    /// Stops the program in the middle of what it does; the start or call ends with
+    /// [`Cause::Cancelled`]. If it does nothing now, the next one ends so at once.
+    pub fn cancel(&self) {
+        self.0.cancelled.store(true, SeqCst);
+        // A wait that has not made it yet looks at `cancelled` afterwards.
+        if let Some(wake) = self.0.wake.get() {
+            // The only failure is a counter that is full: it wakes too.
+            let _ = rustix::io::write(wake, &1_u64.to_ne_bytes());
+        }
+        self.0.kicker.kick();
+    }
+}
+
+impl fmt::Debug for Canceller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Canceller({})", self.0.cancelled.load(SeqCst))
+    }
+}
+
+/// Watches over the runs of one program.
+pub(crate) struct Watch {
+    limits: Limits,
+    shared: Arc<Shared>,
+    /// When this run began, and the thread's processor time then.
+    run: Option<(Instant, Duration)>,
+    /// The processor time of the runs before.
+    spent: Duration,
+}
+
+impl Watch {
+    pub(crate) fn new(limits: Limits, kicker: Kicker) -> Self {
+        let shared = Shared { kicker, cancelled: AtomicBool::new(false), wake: OnceLock::new() };
+        Self { limits, shared: Arc::new(shared), run: None, spent: Duration::ZERO }
+    }
+
+    pub(crate) fn canceller(&self) -> Canceller {
+        Canceller(Arc::clone(&self.shared))
+    }
+
+    /// A run begins, or goes on after an interruption.
+    pub(crate) fn begin(&mut self) {
+        if self.run.is_none() {
+            self.run = Some((Instant::now(), thread_time()));
+        }
+    }
+
+    /// The run is over.
+    pub(crate) fn end(&mut self) {
+        self.spent = self.processor_time();
+        self.run = None;
+    }
+
+    /// The processor time the program has had, the host's work for it included.
+    pub(crate) fn processor_time(&self) -> Duration {
+        self.spent + self.run_processor_time()
+    }
+
+    fn run_processor_time(&self) -> Duration {
+        self.run.map_or(Duration::ZERO, |(_, began)| thread_time().saturating_sub(began))
+    }
+
+    /// When to look at the limits next. Processor time is never ahead of the clock, so what is left
+    /// of it is a moment before which it cannot be used up.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        let (began, _) = self.run?;
+        let time = self.limits.time.and_then(|limit| began.checked_add(limit));
+        let cpu_time = self.limits.cpu_time.and_then(|limit| {
+            Instant::now().checked_add(limit.saturating_sub(self.run_processor_time()))
+        });
+        [time, cpu_time].into_iter().flatten().min()
+    }
+
+    /// Why the program must not go on, if it must not. A cancellation is reported once.
+    pub(crate) fn take_cause(&self) -> Option<Cause> {
+        if self.shared.cancelled.swap(false, SeqCst) {
+            if let Some(wake) = self.shared.wake.get() {
+                let _ = rustix::io::read(wake, &mut [0; 8]);
+            }
+            return Some(Cause::Cancelled);
+        }
+        self.exceeded()
+    }
+
+    fn exceeded(&self) -> Option<Cause> {
+        let (began, _) = self.run?;
+        if let Some(limit) = self.limits.time.filter(|limit| began.elapsed() >= *limit) {
+            return Some(Cause::TimedOut(limit));
+        }
+        let used = self.run_processor_time();
+        self.limits.cpu_time.filter(|limit| used >= *limit).map(Cause::CpuTime)
+    }
+
+    /// Waits until one of `fds` is ready, at most for `timeout`; gives what each is ready for.
+    ///
+    /// # Errors
+    /// `INTR` if the program must not go on: the run ends right after the call that waits.
+    pub(crate) fn wait(
+        &self,
+        fds: &[PollFd<'_>],
+        timeout: Option<Duration>,
+    ) -> Result<Vec<PollFlags>, Errno> {
+        let wake = match self.shared.wake.get() {
+            Some(wake) => wake,
+            None => {
+                let made = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+                self.shared.wake.get_or_init(|| made)
+            }
+        };
+        let end = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        loop {
+            if self.shared.cancelled.load(SeqCst) || self.exceeded().is_some() {
+                return Err(Errno::INTR);
+            }
+            let until = [end, self.deadline()].into_iter().flatten().min();
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            let left = left.and_then(|left| Timespec::try_from(left).ok());
+            let mut all: Vec<_> = fds.to_vec();
+            all.push(PollFd::new(wake, PollFlags::IN));
+            match poll(&mut all, left.as_ref()) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno),
+            }
+            let ready: Vec<_> = all.iter().take(fds.len()).map(PollFd::revents).collect();
+            let any = ready.iter().any(|flags| !flags.is_empty());
+            if any || end.is_some_and(|end| end <= Instant::now()) {
+                return Ok(ready);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Write, os::fd::AsFd, thread};
+
+    use vmm_core::{
+        arch::VcpuId,
+        hv::{Hypervisor, VmConfig, script::Script},
+    };
+
+    use super::*;
+
+    fn watch(limits: Limits) -> Watch {
+        let script = Script::new(vec![]);
+        let vm = script.create_vm(&VmConfig { vcpus: 1, irq: None }).unwrap();
+        let vcpu = vm.create_vcpu(VcpuId(0), &script.caps().cpu).unwrap();
+        let mut watch = Watch::new(limits, vcpu.kicker());
+        watch.begin();
+        watch
+    }
+
+    #[test]
+    fn a_wait_ends_by_data_by_time_and_by_cancellation() {
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        let fd = || [PollFd::from_borrowed_fd(reader.as_fd(), PollFlags::IN)];
+        let forever = watch(Limits::default());
+        assert_eq!(
+            forever.wait(&fd(), Some(Duration::from_millis(1))),
+            Ok(vec![PollFlags::empty()])
+        );
+        let canceller = forever.canceller();
+        let thread = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(10));
+            canceller.cancel();
+        });
+        assert_eq!(forever.wait(&fd(), None), Err(Errno::INTR));
+        thread.join().unwrap();
+        assert_eq!(forever.take_cause(), Some(Cause::Cancelled));
+        assert_eq!(forever.take_cause(), None);
+        assert_eq!(
+            forever.wait(&fd(), Some(Duration::from_millis(1))),
+            Ok(vec![PollFlags::empty()])
+        );
+        let limit = Duration::from_millis(20);
+        let short = watch(Limits { time: Some(limit), ..Limits::default() });
+        assert_eq!(short.wait(&fd(), None), Err(Errno::INTR));
+        assert_eq!(short.take_cause(), Some(Cause::TimedOut(limit)));
+        writer.write_all(b"x").unwrap();
+        assert_eq!(forever.wait(&fd(), None), Ok(vec![PollFlags::IN]));
+    }
+
+    #[test]
+    fn processor_time_is_not_used_up_by_waiting() {
+        let (reader, _writer) = std::io::pipe().unwrap();
+        let limit = Duration::from_millis(10);
+        let watch = watch(Limits { cpu_time: Some(limit), ..Limits::default() });
+        let fd = [PollFd::from_borrowed_fd(reader.as_fd(), PollFlags::IN)];
+        assert_eq!(watch.wait(&fd, Some(5 * limit)), Ok(vec![PollFlags::empty()]));
+        assert_eq!(watch.take_cause(), None);
+        while watch.take_cause().is_none() {}
+        assert!(watch.processor_time() >= limit);
+    }
+}

@@ -1,0 +1,57 @@
+//! Puts a program into an address space as Linux' `execve` does: segments, stack, arguments,
+//! environment, auxiliary vector.
+
+mod elf;
+mod stack;
+
+use rustix::io::Errno;
+use vmm_core::{Error, Result, arch::Regs};
+
+pub(crate) use self::elf::Program;
+pub(crate) use self::stack::Start;
+use crate::space::{PAGE, Protection, Space, USER};
+
+/// The gap that nothing is mapped to below the stack.
+const STACK_GUARD: u64 = 1 << 20;
+
+/// Where a loaded program's memory may grow.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Layout {
+    /// Where the heap starts.
+    pub(crate) heap: u64,
+    /// Mappings go below.
+    pub(crate) mappings_end: u64,
+}
+
+/// Loads a program and gives the registers it starts with.
+///
+/// # Errors
+/// `BadConfig` if it, its stack or its arguments do not fit.
+pub(crate) fn load(
+    space: &mut Space,
+    program: &Program,
+    start: &Start<'_>,
+) -> Result<(Layout, Regs)> {
+    for segment in &program.segments {
+        let (at, len) = (segment.pages.start, segment.pages.end - segment.pages.start);
+        let content = program.content(segment);
+        space.map(at, len, segment.protection).map_err(|errno| no_room("the program", errno))?;
+        space.load(at, content).map_err(|errno| no_room("the program", errno))?;
+    }
+    let top = USER.end - PAGE;
+    let size = start.stack_size;
+    let stack = space.map(top - size, size, Protection::READ_WRITE);
+    stack.map_err(|errno| no_room("its stack", errno))?;
+    let rsp = stack::write(space, program, start, top)?;
+    let heap = program.segments.iter().map(|segment| segment.end).max().unwrap_or(USER.start);
+    let layout =
+        Layout { heap: heap.next_multiple_of(PAGE), mappings_end: top - size - STACK_GUARD };
+    Ok((layout, Regs { rip: program.entry, rsp, ..Regs::default() }))
+}
+
+fn no_room(what: &str, errno: Errno) -> Error {
+    match errno {
+        Errno::NOMEM => Error::bad_config(format!("the memory limit leaves no room for {what}")),
+        errno => Error::internal(format!("loading {what}: {errno}")),
+    }
+}

@@ -1,0 +1,319 @@
+//! A program in its micro-VM.
+
+use std::{fmt, path::PathBuf};
+
+use vmm_core::{Error, ErrorKind, Result, exit::Fault as VcpuFault};
+
+use crate::{
+    builder::Builder,
+    call::{self, Arguments, HostFunctions, Panicked, Passed, Return, Returning, Scratch},
+    cpu::{Cpu, Event, Exception, Returned},
+    limits::{Canceller, Limits},
+    load::Program,
+    outcome::{Cause, Fault, Outcome, State},
+    process::{Ended, Process},
+    stream::Capture,
+    syscall,
+};
+
+/// One Linux program in a micro-VM without a kernel.
+///
+/// It runs on the thread that calls; it may be sent to another. Dropping it frees everything it
+/// had.
+pub struct Sandbox {
+    process: Process,
+    cpu: Cpu,
+    program: Program,
+    functions: HostFunctions,
+    limits: Limits,
+    captured: [Capture; 2],
+    state: State,
+    scratch: Scratch,
+    /// Where the stack of calls starts.
+    stack: u64,
+}
+
+/// Below RSP a function may have data (System V ABI, 3.2.2).
+const RED_ZONE: u64 = 128;
+
+/// What a builder makes a sandbox of.
+pub(crate) struct Parts {
+    pub(crate) process: Process,
+    pub(crate) cpu: Cpu,
+    pub(crate) program: Program,
+    pub(crate) functions: HostFunctions,
+    pub(crate) limits: Limits,
+    pub(crate) captured: [Capture; 2],
+}
+
+/// Why the program stands still.
+enum Stop {
+    Exited(i32),
+    Killed(Cause),
+    Ready,
+    Returned(Returned),
+}
+
+impl Sandbox {
+    /// A program of the host's file system: a static Linux executable for x86-64.
+    ///
+    /// The file is read by the host; the program cannot see it.
+    pub fn program(path: impl Into<PathBuf>) -> Builder {
+        Builder::of_path(path.into())
+    }
+
+    /// A program in memory.
+    pub fn image(image: impl Into<Vec<u8>>) -> Builder {
+        Builder::of_bytes(image.into())
+    }
+
+    pub(crate) fn new(parts: Parts) -> Self {
+        let Parts { process, cpu, program, functions, limits, captured } = parts;
+        Self {
+            process,
+            cpu,
+            program,
+            functions,
+            limits,
+            captured,
+            state: State::New,
+            scratch: Scratch::default(),
+            stack: 0,
+        }
+    }
+
+    /// Runs the program from its start to its end, or to where it says that it is ready to be
+    /// called.
+    ///
+    /// # Errors
+    /// `WrongState` if it was started before; `Interrupted` if a signal came on this thread, and
+    /// the next `start` goes on; `Host` if the back end fails, and the sandbox is then
+    /// unrecoverable.
+    pub fn start(&mut self) -> Result<Outcome> {
+        if self.state != State::New {
+            return Err(Error::wrong_state(format!("start: {}", self.state)));
+        }
+        let stop = self.run()?;
+        let outcome = match stop {
+            Stop::Exited(status) => Outcome::Exited(status),
+            Stop::Killed(cause) => Outcome::Killed(cause),
+            Stop::Ready => Outcome::Ready,
+            Stop::Returned(_) => Outcome::Killed(Cause::Fault(strayed())),
+        };
+        self.state = match &outcome {
+            Outcome::Exited(status) => State::Exited(*status),
+            Outcome::Killed(cause) => State::Poisoned(cause.clone()),
+            Outcome::Ready => State::Ready,
+        };
+        Ok(outcome)
+    }
+
+    /// Calls a global function of the program, by the System V ABI, and waits for its return.
+    ///
+    /// The program must have said that it is ready. Each call starts on the stack where it said so;
+    /// what the program keeps in memory, it keeps from call to call. A signal that comes on this
+    /// thread does not end a call: a handler that wants that calls [`Canceller::cancel`].
+    ///
+    /// ```no_run
+    /// # fn score(app: &mut vmm_sandbox::Sandbox) -> vmm_sandbox::Result<()> {
+    /// // int64_t score(int64_t base, const char *text);
+    /// let score: i64 = app.call("score", (3_i64, "text"))?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// `WrongState` if it is not ready; `NotFound` if it has no such symbol; `BadConfig` if the
+    /// arguments do not fit; `Poisoned` if it did not return, and [`state`](Self::state) says why;
+    /// `GuestMemory` if what it returned points nowhere; `Host` if the back end fails.
+    pub fn call<'a, R: Return>(&mut self, name: &str, arguments: impl Arguments<'a>) -> Result<R> {
+        if self.state != State::Ready {
+            return Err(Error::wrong_state(format!("call of {name:?}: {}", self.state)));
+        }
+        let function = self.program.symbol(name);
+        let function = function
+            .ok_or_else(|| Error::not_found(format!("the program has no symbol {name:?}")))?;
+        let mut passed = Passed::default();
+        arguments.pass_all(&mut passed);
+        let space = &mut self.process.space;
+        let ends = (self.stack, self.process.mappings_end);
+        let placed = self.scratch.place(space, &self.cpu, passed, function, ends)?;
+        self.cpu.enter(&self.process.space, &placed.regs)?;
+        let registers = self.finish(name)?;
+        placed.copy_back(&self.process.space)?;
+        let (space, memory) = (&self.process.space, self.process.memory);
+        R::from_returned(&Returning { registers, space, memory })
+    }
+
+    /// Runs a call to its end.
+    fn finish(&mut self, name: &str) -> Result<Returned> {
+        let stop = loop {
+            match self.run() {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                stop => break stop?,
+            }
+        };
+        self.state = match stop {
+            Stop::Returned(returned) => return Ok(returned),
+            Stop::Exited(status) => State::Exited(status),
+            Stop::Killed(cause) => State::Poisoned(cause),
+            Stop::Ready => State::Poisoned(Cause::Fault(strayed())),
+        };
+        Err(Error::new(ErrorKind::Poisoned, format!("call of {name:?}: {}", self.state)))
+    }
+
+    /// What the sandbox can do next.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// What stops it from elsewhere.
+    pub fn canceller(&self) -> Canceller {
+        self.process.watch.canceller()
+    }
+
+    /// Takes what the program has written to standard output, if that is captured.
+    pub fn take_stdout(&mut self) -> Vec<u8> {
+        self.captured[0].take()
+    }
+
+    /// Takes what the program has written to standard error, if that is captured.
+    pub fn take_stderr(&mut self) -> Vec<u8> {
+        self.captured[1].take()
+    }
+
+    /// What the program has used and asked for.
+    pub fn statistics(&self) -> Statistics {
+        let counts = &self.process.counts;
+        Statistics {
+            memory: self.process.space.used(),
+            system_calls: counts.calls,
+            unknown_calls: counts.unknown.iter().map(|(name, count)| (*name, *count)).collect(),
+        }
+    }
+
+    /// Lets the program run until it stands still for a reason of its own or ours.
+    fn run(&mut self) -> Result<Stop> {
+        self.process.watch.begin();
+        let stopped = self.run_loop();
+        let disarmed = self.cpu.set_deadline(None);
+        match stopped.and_then(|stop| disarmed.map(|()| stop)) {
+            // The time goes on.
+            Err(error) if error.kind() == ErrorKind::Interrupted => Err(error),
+            stopped => {
+                self.process.watch.end();
+                stopped.inspect_err(|error| self.state = State::Unrecoverable(error.to_string()))
+            }
+        }
+    }
+
+    fn run_loop(&mut self) -> Result<Stop> {
+        self.cpu.set_deadline(self.process.watch.deadline())?;
+        loop {
+            let regs = match self.cpu.run(&mut self.process.space)? {
+                Event::Call(regs) => regs,
+                Event::Return(returned) => return Ok(Stop::Returned(returned)),
+                Event::Exception(exception) => {
+                    return Ok(Stop::Killed(Cause::Fault(exception.into())));
+                }
+                Event::Fault(fault) => return Ok(Stop::Killed(Cause::Fault(fault.into()))),
+                Event::Interrupted => {
+                    let message = "a signal interrupted the program";
+                    return Err(Error::new(ErrorKind::Interrupted, message));
+                }
+                Event::Kicked => match self.process.watch.take_cause() {
+                    Some(cause) => return Ok(Stop::Killed(cause)),
+                    None => {
+                        self.cpu.set_deadline(self.process.watch.deadline())?;
+                        continue;
+                    }
+                },
+            };
+            let result = match regs.rax {
+                call::READY if self.state == State::New => {
+                    let rsp = self.cpu.stack_pointer(&self.process.space, &regs);
+                    self.stack = rsp.saturating_sub(RED_ZONE);
+                    return Ok(Stop::Ready);
+                }
+                call::CALL_HOST => {
+                    let arguments = [regs.rdi, regs.rsi, regs.rdx, regs.r10];
+                    match self.functions.call(&self.process.space, arguments) {
+                        Ok(answer) => syscall::value(answer),
+                        Err(Panicked(name, said)) => {
+                            return Ok(Stop::Killed(Cause::HostFunction(name, said)));
+                        }
+                    }
+                }
+                _ => syscall::answer(&mut self.process, &mut self.cpu, &regs),
+            };
+            match self.process.ended.take() {
+                Some(Ended::Exited(status)) => return Ok(Stop::Exited(status)),
+                Some(Ended::Output) => return Ok(Stop::Killed(Cause::Output(self.limits.output))),
+                Some(Ended::Signalled(signal)) => return Ok(Stop::Killed(Cause::Signal(signal))),
+                None => self.cpu.answer(&regs, result)?,
+            }
+        }
+    }
+}
+
+/// What a program has used and asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Statistics {
+    /// Bytes of memory in use, page tables included.
+    pub memory: u64,
+    /// System calls that were answered.
+    pub system_calls: u64,
+    /// Those that are not known here and answered `ENOSYS`, by name.
+    pub unknown_calls: Vec<(&'static str, u64)>,
+}
+
+/// A program that returned from a call nobody made.
+fn strayed() -> Fault {
+    let what = "the program jumped into the sandbox's stub".to_owned();
+    Fault { what, instruction: None, address: None }
+}
+
+impl From<Exception> for Fault {
+    fn from(exception: Exception) -> Self {
+        let Exception { vector, error_code, rip, address } = exception;
+        let what = match vector {
+            0 => "division error".to_owned(),
+            1 => "debug trap".to_owned(),
+            3 => "breakpoint".to_owned(),
+            6 => "invalid instruction".to_owned(),
+            13 => "general protection fault".to_owned(),
+            14 => page_fault(error_code).to_owned(),
+            16 => "x87 floating-point error".to_owned(),
+            17 => "unaligned access".to_owned(),
+            19 => "SIMD floating-point error".to_owned(),
+            vector => format!("exception {vector}"),
+        };
+        Self { what, instruction: Some(rip), address }
+    }
+}
+
+/// The access that failed (Intel SDM volume 3, 4.7).
+fn page_fault(error_code: u64) -> &'static str {
+    const WRITE: u64 = 1 << 1;
+    const FETCH: u64 = 1 << 4;
+    match error_code {
+        code if code & FETCH != 0 => "execution of memory that may not be",
+        code if code & WRITE != 0 => "write to memory that may not be",
+        _ => "read of memory that may not be",
+    }
+}
+
+impl From<VcpuFault> for Fault {
+    fn from(fault: VcpuFault) -> Self {
+        let instruction = fault.rip;
+        let what = VcpuFault::new(fault.kind, None).to_string();
+        Self { what, instruction, address: None }
+    }
+}
+
+impl fmt::Debug for Sandbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sandbox").field("state", &self.state).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,116 @@
+//! Checked copies between the host and a program.
+//!
+//! Everything a program hands over by address goes through here: an address that is not its own, or
+//! not writable where it must be, is `EFAULT`, as from a kernel.
+
+use std::ops::Range;
+
+use rustix::io::Errno;
+
+use super::Space;
+
+/// What the program itself may do where the host copies.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Need {
+    Mapped,
+    Read,
+    Write,
+}
+
+impl Space {
+    /// Fills `data` from the program's memory.
+    pub(crate) fn read(&self, at: u64, data: &mut [u8]) -> Result<(), Errno> {
+        self.pieces(at, data.len(), Need::Read, |place, range| {
+            if let Some(part) = data.get_mut(range) {
+                self.ram.read(place, part);
+            }
+        })
+    }
+
+    /// Copies `data` to the program's memory.
+    pub(crate) fn write(&self, at: u64, data: &[u8]) -> Result<(), Errno> {
+        self.put(at, data, Need::Write)
+    }
+
+    /// Copies `data` to memory that the program itself may not be allowed to write: how it is
+    /// loaded.
+    pub(crate) fn load(&self, at: u64, data: &[u8]) -> Result<(), Errno> {
+        self.put(at, data, Need::Mapped)
+    }
+
+    fn put(&self, at: u64, data: &[u8], need: Need) -> Result<(), Errno> {
+        self.pieces(at, data.len(), need, |place, range| {
+            if let Some(part) = data.get(range) {
+                self.ram.write(place, part);
+            }
+        })
+    }
+
+    /// Reads words.
+    pub(crate) fn read_words<const N: usize>(&self, at: u64) -> Result<[u64; N], Errno> {
+        let mut words = [0; N];
+        for (n, word) in (0..).zip(&mut words) {
+            let mut bytes = [0; 8];
+            self.read(at.checked_add(8 * n).ok_or(Errno::FAULT)?, &mut bytes)?;
+            *word = u64::from_le_bytes(bytes);
+        }
+        Ok(words)
+    }
+
+    /// Writes words.
+    pub(crate) fn write_words(&self, at: u64, words: &[u64]) -> Result<(), Errno> {
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        self.write(at, &bytes)
+    }
+
+    /// Reads `len` bytes. Who takes `len` from the program bounds it first.
+    pub(crate) fn read_bytes(&self, at: u64, len: usize) -> Result<Vec<u8>, Errno> {
+        let mut data = vec![0; len];
+        self.read(at, &mut data)?;
+        Ok(data)
+    }
+
+    /// Reads up to the NUL, which is not part of the result; `NAMETOOLONG` if there is none within
+    /// `most` bytes.
+    pub(crate) fn read_string(&self, at: u64, most: usize) -> Result<Vec<u8>, Errno> {
+        const CHUNK: u64 = 256;
+        let mut text = Vec::new();
+        while text.len() < most {
+            // Not across a page: the string may end right before one that is not there.
+            let at = at.checked_add(text.len() as u64).ok_or(Errno::FAULT)?;
+            let len = (CHUNK - at % CHUNK).min((most - text.len()) as u64);
+            let chunk = self.read_bytes(at, len as usize)?;
+            if let Some(end) = chunk.iter().position(|byte| *byte == 0) {
+                text.extend(chunk.iter().take(end));
+                return Ok(text);
+            }
+            text.extend(chunk);
+        }
+        Err(Errno::NAMETOOLONG)
+    }
+
+    /// Calls `each` with the physical pieces of the range and where they are in it.
+    fn pieces(
+        &self,
+        at: u64,
+        len: usize,
+        need: Need,
+        mut each: impl FnMut(u64, Range<usize>),
+    ) -> Result<(), Errno> {
+        let mut done = 0;
+        while done < len {
+            let at = at.checked_add(done as u64).ok_or(Errno::FAULT)?;
+            let (offset, area) = self.area(at).ok_or(Errno::FAULT)?;
+            let allowed = match need {
+                Need::Mapped => true,
+                Need::Read => area.protection.any(),
+                Need::Write => area.protection.write,
+            };
+            let frames = area.frames.filter(|_| allowed).ok_or(Errno::FAULT)?;
+            let part = usize::try_from(area.len - offset).unwrap_or(usize::MAX).min(len - done);
+            each(frames + offset, done..done + part);
+            done += part;
+        }
+        Ok(())
+    }
+}

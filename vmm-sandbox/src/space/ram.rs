@@ -1,0 +1,89 @@
+//! The sandbox's RAM: one memfd, of which the VM sees as much as was ever in use.
+
+use std::sync::Arc;
+
+use rustix::fs::FallocateFlags;
+use vm_memory::{GuestMemoryRegion, MemoryRegionAddress, VolatileSlice, bitmap::BitmapSlice};
+use vmm_core::{
+    Result,
+    hv::{Access, MemorySlot, Vm},
+    memory::{GuestAddress, RamRegion},
+};
+
+use super::{PAGE, frames::Run};
+
+/// The first slot, and the least by which the VM's memory grows.
+const SMALLEST_SLOT: u64 = 1 << 20;
+/// From here on frames are cleared by giving them back to the host.
+const LARGE: u64 = 16 * PAGE;
+
+/// Physical memory: addresses are offsets in the region.
+pub(crate) struct Ram {
+    region: RamRegion,
+    vm: Arc<dyn Vm>,
+    /// How much of it the VM has slots for.
+    mapped: u64,
+}
+
+impl Ram {
+    pub(crate) fn new(vm: Arc<dyn Vm>, limit: u64) -> Result<Self> {
+        let region = RamRegion::memfd(GuestAddress(0), limit)?;
+        Ok(Self { region, vm, mapped: 0 })
+    }
+
+    /// Makes sure that the VM sees everything below `end`.
+    ///
+    /// What a slot costs depends on its size, so the VM's memory grows by doubling.
+    pub(crate) fn commit(&mut self, end: u64) -> Result<()> {
+        if end <= self.mapped {
+            return Ok(());
+        }
+        let wanted = end.max(2 * self.mapped).next_multiple_of(SMALLEST_SLOT);
+        let wanted = wanted.min(self.region.len());
+        self.vm.map(MemorySlot {
+            at: GuestAddress(self.mapped),
+            region: self.region.clone(),
+            offset: self.mapped,
+            len: wanted - self.mapped,
+            access: Access::ReadWrite,
+            log_dirty: false,
+        })?;
+        self.mapped = wanted;
+        Ok(())
+    }
+
+    /// Fills `data` from physical memory. What is not RAM is not read; no area leads there.
+    pub(crate) fn read(&self, at: u64, data: &mut [u8]) {
+        if let Some(slice) = self.slice(at, data.len()) {
+            slice.copy_to(data);
+        }
+    }
+
+    /// Copies `data` to physical memory.
+    pub(crate) fn write(&self, at: u64, data: &[u8]) {
+        if let Some(slice) = self.slice(at, data.len()) {
+            slice.copy_from(data);
+        }
+    }
+
+    fn slice(&self, at: u64, len: usize) -> Option<VolatileSlice<'_, impl BitmapSlice>> {
+        self.region.get_slice(MemoryRegionAddress(at), len).ok()
+    }
+
+    /// Puts words, little-endian.
+    pub(crate) fn write_words(&self, at: u64, words: &[u64]) {
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        self.write(at, &bytes);
+    }
+
+    /// Fills frames with zeros, and gives the host's memory back where that pays.
+    pub(crate) fn clear(&self, run: Run) {
+        let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        let file = self.region.file().filter(|_| run.len >= LARGE);
+        let punched = file.map(|file| rustix::fs::fallocate(file, punch, run.start, run.len));
+        if !matches!(punched, Some(Ok(()))) {
+            let zeros = [0; PAGE as usize];
+            (0..run.len / PAGE).for_each(|page| self.write(run.start + page * PAGE, &zeros));
+        }
+    }
+}

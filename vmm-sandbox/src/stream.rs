@@ -1,0 +1,197 @@
+//! Standard input and output of a program: the caller's buffers, files and writers.
+
+use std::{
+    fmt, fs,
+    io::{self, Read, Write},
+    os::fd::{AsFd, OwnedFd},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use rustix::io::Errno;
+
+use crate::files::{About, File, Ready, Status};
+
+/// Where a program's standard input comes from.
+#[derive(Debug, Default)]
+pub struct Input(Source);
+
+#[derive(Debug, Default)]
+enum Source {
+    #[default]
+    Empty,
+    Bytes(io::Cursor<Vec<u8>>),
+    File(fs::File),
+}
+
+impl Input {
+    /// Nothing: the program finds the end of the file.
+    pub fn empty() -> Self {
+        Self::default()
+    }
+
+    /// These bytes.
+    pub fn bytes(bytes: impl Into<Vec<u8>>) -> Self {
+        Self(Source::Bytes(io::Cursor::new(bytes.into())))
+    }
+}
+
+impl From<OwnedFd> for Input {
+    /// A pipe, a file, a terminal. A read that waits there is ended by time limits and
+    /// [`Canceller`](crate::Canceller)s.
+    fn from(fd: OwnedFd) -> Self {
+        Self(Source::File(fd.into()))
+    }
+}
+
+impl From<fs::File> for Input {
+    /// As for a descriptor.
+    fn from(file: fs::File) -> Self {
+        Self(Source::File(file))
+    }
+}
+
+impl From<&str> for Input {
+    /// The bytes of the text.
+    fn from(text: &str) -> Self {
+        Self::bytes(text)
+    }
+}
+
+/// Where a program's standard output or standard error goes.
+pub struct Output(Sink);
+
+enum Sink {
+    /// Kept for the caller to take.
+    Captured(Arc<Mutex<Vec<u8>>>),
+    Writer(Box<dyn Write + Send>),
+}
+
+/// What was captured so far.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Capture(Arc<Mutex<Vec<u8>>>);
+
+impl Capture {
+    fn lock(&self) -> MutexGuard<'_, Vec<u8>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes it; what comes later is captured anew.
+    pub(crate) fn take(&self) -> Vec<u8> {
+        std::mem::take(&mut *self.lock())
+    }
+}
+
+impl Output {
+    /// Kept in memory, up to the limit of all output, until it is taken
+    /// ([`Sandbox::take_stdout`](crate::Sandbox::take_stdout)).
+    pub fn capture() -> Self {
+        Self(Sink::Captured(Arc::default()))
+    }
+
+    /// To a writer, on the sandbox's thread. One that waits keeps the sandbox waiting.
+    pub fn writer(writer: impl Write + Send + 'static) -> Self {
+        Self(Sink::Writer(Box::new(writer)))
+    }
+
+    /// What is captured, now and later; stays empty if nothing is.
+    pub(crate) fn captured(&self) -> Capture {
+        match &self.0 {
+            Sink::Captured(bytes) => Capture(Arc::clone(bytes)),
+            Sink::Writer(_) => Capture::default(),
+        }
+    }
+}
+
+impl Default for Output {
+    /// Captured.
+    fn default() -> Self {
+        Self::capture()
+    }
+}
+
+impl From<OwnedFd> for Output {
+    /// To a pipe, a file, a terminal. A write that waits there keeps the sandbox waiting.
+    fn from(fd: OwnedFd) -> Self {
+        Self::writer(fs::File::from(fd))
+    }
+}
+
+impl From<fs::File> for Output {
+    /// As for a descriptor.
+    fn from(file: fs::File) -> Self {
+        Self::writer(file)
+    }
+}
+
+impl fmt::Debug for Output {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match &self.0 {
+            Sink::Captured(_) => "Output(captured)",
+            Sink::Writer(_) => "Output(writer)",
+        })
+    }
+}
+
+impl File for Input {
+    fn read(&mut self, data: &mut [u8]) -> Result<usize, Errno> {
+        match &mut self.0 {
+            Source::Empty => Ok(0),
+            Source::Bytes(bytes) => bytes.read(data).map_err(|error| errno(&error)),
+            Source::File(file) => file.read(data).map_err(|error| errno(&error)),
+        }
+    }
+
+    fn write(&mut self, _: &[u8]) -> Result<usize, Errno> {
+        Err(Errno::BADF)
+    }
+
+    fn ready(&self) -> Ready<'_> {
+        let ask = match &self.0 {
+            Source::File(file) => Some(file.as_fd()),
+            Source::Bytes(_) | Source::Empty => None,
+        };
+        Ready { ask, ..Ready::ALWAYS }
+    }
+
+    fn status(&self) -> Result<Status, Errno> {
+        Ok(Status::PIPE)
+    }
+
+    fn about(&self) -> About<'_> {
+        About::stream(libc::O_RDONLY)
+    }
+}
+
+impl File for Output {
+    fn read(&mut self, _: &mut [u8]) -> Result<usize, Errno> {
+        Err(Errno::BADF)
+    }
+
+    fn write(&mut self, data: &[u8]) -> Result<usize, Errno> {
+        match &mut self.0 {
+            Sink::Captured(bytes) => {
+                bytes.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(data);
+            }
+            Sink::Writer(writer) => {
+                writer
+                    .write_all(data)
+                    .and_then(|()| writer.flush())
+                    .map_err(|error| errno(&error))?;
+            }
+        }
+        Ok(data.len())
+    }
+
+    fn status(&self) -> Result<Status, Errno> {
+        Ok(Status::PIPE)
+    }
+
+    fn about(&self) -> About<'_> {
+        About { is_output: true, ..About::stream(libc::O_WRONLY) }
+    }
+}
+
+/// The host's reason, as a program may see it.
+fn errno(error: &io::Error) -> Errno {
+    Errno::from_io_error(error).unwrap_or(Errno::IO)
+}
