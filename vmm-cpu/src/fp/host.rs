@@ -95,10 +95,6 @@ instructions! {
     MulSs "mulss {a}, {b}";
     RcpPs "rcpps {a}, {b}";
     RcpSs "rcpss {a}, {b}";
-    RoundPd "roundpd {a}, {b}, 4";
-    RoundPs "roundps {a}, {b}, 4";
-    RoundSd "roundsd {a}, {b}, 4";
-    RoundSs "roundss {a}, {b}, 4";
     RsqrtPs "rsqrtps {a}, {b}";
     RsqrtSs "rsqrtss {a}, {b}";
     SqrtPd "sqrtpd {a}, {b}";

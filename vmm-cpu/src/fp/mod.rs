@@ -1,11 +1,18 @@
 //! Floating-point arithmetic as the processor has it: rounding, flags and NaNs to the bit.
+//!
+//! Comparing and rounding to integers is done here; arithmetic is a [`Unit`]'s. There is one, the
+//! host's own, so that this crate is for x86-64 hosts as yet.
 
 mod compare;
 mod host;
 mod quick;
+mod round;
 
-pub(crate) use self::compare::{Bits, Relation, compare, extreme, lanes};
 use self::host::Host as Here;
+pub(crate) use self::{
+    compare::{Bits, Relation, compare, extreme, lanes},
+    round::round,
+};
 use crate::vector::Vector;
 
 /// The flags of MXCSR (Intel SDM 1-10.2.3); the masks of their exceptions lie [`MASKS`] higher.
@@ -16,10 +23,6 @@ pub(crate) mod flag {
     pub(crate) const DE: u32 = 1 << 1;
     /// Division by zero.
     pub(crate) const ZE: u32 = 1 << 2;
-    /// Overflow.
-    pub(crate) const OE: u32 = 1 << 3;
-    /// Underflow.
-    pub(crate) const UE: u32 = 1 << 4;
     /// An inexact result.
     pub(crate) const PE: u32 = 1 << 5;
     /// All of them.
@@ -33,8 +36,6 @@ pub(crate) const MASKS: u32 = 7;
 /// MXCSR.RC and where it is: how results are rounded.
 pub(crate) const ROUNDING: u32 = 3 << ROUNDING_AT;
 pub(crate) const ROUNDING_AT: u32 = 13;
-/// MXCSR.FTZ: denormal results are zeros.
-pub(crate) const FTZ: u32 = 1 << 15;
 
 /// An operation of the SSE unit, in the manner of the instruction of that name: scalar ones leave
 /// the upper part of the first operand.
@@ -79,10 +80,6 @@ pub(crate) enum Sse {
     MulSs,
     RcpPs,
     RcpSs,
-    RoundPd,
-    RoundPs,
-    RoundSd,
-    RoundSs,
     RsqrtPs,
     RsqrtSs,
     SqrtPd,

@@ -6,7 +6,10 @@ use super::Done;
 use crate::{
     core::{Core, World},
     exception::{Exception, Vector as Number},
-    fp::{Bits, MASKS, ROUNDING, ROUNDING_AT, Relation, Sse, compare, extreme, flag, lanes, sse},
+    fp::{
+        Bits, MASKS, ROUNDING, ROUNDING_AT, Relation, Sse, compare, extreme, flag, lanes, round,
+        sse,
+    },
     op::{Exec, Op, Stop},
     system::CR4_OSXMMEXCPT,
     vector::{Lane, Vector},
@@ -106,6 +109,12 @@ arithmetic! { narrow_exec:
     Cvtdq2ps(a, b, _, m) sse(Sse::CvtDq2Ps, a, b, m);
     Cvtpd2dq(a, b, _, m) sse(Sse::CvtPd2Dq, a, b, m);
     Cvtpd2ps(a, b, _, m) sse(Sse::CvtPd2Ps, a, b, m);
+    Cvtpd2pi(a, b, _, m) sse(Sse::CvtPd2Dq, a, b, m);
+    Cvtpi2pd(_, b, _, _) (f64::each(|i| f64::from(i32::lanes(b)[i])), 0);
+    Cvtpi2ps(a, b, _, m) half(a, sse(Sse::CvtDq2Ps, a, low_half(b), m));
+    Cvtps2pi(_, b, _, m) half(Vector::default(), sse(Sse::CvtPs2Dq, b, low_half(b), m));
+    Cvttpd2pi(a, b, _, m) sse(Sse::CvttPd2Dq, a, b, m);
+    Cvttps2pi(_, b, _, m) half(Vector::default(), sse(Sse::CvttPs2Dq, b, low_half(b), m));
     Cvtps2dq(a, b, _, m) sse(Sse::CvtPs2Dq, a, b, m);
     Cvtps2pd(a, b, _, m) sse(Sse::CvtPs2Pd, a, b, m);
     Cvtsd2si(a, b, _, m) sse(Sse::CvtSd2Si, a, b, m);
@@ -142,10 +151,10 @@ arithmetic! { narrow_exec:
     Mulss(a, b, _, m) sse(Sse::MulSs, a, b, m);
     Rcpps(a, b, _, m) (sse(Sse::RcpPs, a, b, m).0, 0);
     Rcpss(a, b, _, m) (sse(Sse::RcpSs, a, b, m).0, 0);
-    Roundpd(a, b, imm, m) round(Sse::RoundPd, a, b, imm, m);
-    Roundps(a, b, imm, m) round(Sse::RoundPs, a, b, imm, m);
-    Roundsd(a, b, imm, m) round(Sse::RoundSd, a, b, imm, m);
-    Roundss(a, b, imm, m) round(Sse::RoundSs, a, b, imm, m);
+    Roundpd(a, b, imm, m) lanes(a, b, |_, b| rounded::<u64>(b, imm, m));
+    Roundps(a, b, imm, m) lanes(a, b, |_, b| rounded::<u32>(b, imm, m));
+    Roundsd(a, b, imm, m) low(a, b, |_, b| rounded::<u64>(b, imm, m));
+    Roundss(a, b, imm, m) low(a, b, |_, b| rounded::<u32>(b, imm, m));
     Rsqrtps(a, b, _, m) (sse(Sse::RsqrtPs, a, b, m).0, 0);
     Rsqrtss(a, b, _, m) (sse(Sse::RsqrtSs, a, b, m).0, 0);
     Sqrtpd(a, b, _, m) sse(Sse::SqrtPd, a, b, m);
@@ -165,6 +174,17 @@ fn low<L: Lane>(a: Vector, b: Vector, f: impl Fn(L, L) -> (L, u32)) -> (Vector, 
     let (result, raised) = f(lanes.as_ref()[0], L::lanes(b).as_ref()[0]);
     lanes.as_mut()[0] = result;
     (L::vector(lanes), raised)
+}
+
+#[inline(always)]
+fn low_half(a: Vector) -> Vector {
+    Vector::of(a.low::<u64>())
+}
+
+/// The low half of a result, the high one from `a`.
+#[inline(always)]
+fn half(a: Vector, (result, raised): (Vector, u32)) -> (Vector, u32) {
+    (u64::vector([result.low(), u64::lanes(a)[1]]), raised)
 }
 
 /// CMPccxx: all ones where the predicate holds (Intel SDM 2, table 3-1).
@@ -233,9 +253,9 @@ fn dot_product<L: Lane>(
 
 /// ROUNDxx: the immediate says how, or that MXCSR does, and whether to tell if it was inexact.
 #[inline(always)]
-fn round(op: Sse, a: Vector, b: Vector, imm: u8, mxcsr: u32) -> (Vector, u32) {
+fn rounded<B: Bits>(value: B, imm: u8, mxcsr: u32) -> (B, u32) {
     let own = mxcsr & !ROUNDING | u32::from(imm & 3) << ROUNDING_AT;
-    let (result, raised) = sse(op, a, b, if imm & 4 == 0 { own } else { mxcsr });
+    let (result, raised) = round(value, if imm & 4 == 0 { own } else { mxcsr });
     (result, if imm & 8 == 0 { raised } else { raised & !flag::PE })
 }
 

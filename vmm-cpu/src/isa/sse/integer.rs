@@ -81,7 +81,7 @@ super::functions! {
 
 /// The lanes of `a`, then those of `b`, two and two.
 #[inline(always)]
-fn pairs<L: Lane>(a: Vector, b: Vector, f: impl Fn(L, L) -> L) -> Vector {
+pub(super) fn pairs<L: Lane>(a: Vector, b: Vector, f: impl Fn(L, L) -> L) -> Vector {
     let (a, b) = (L::lanes(a), L::lanes(b));
     let (a, b) = (a.as_ref(), b.as_ref());
     let half = a.len() / 2;

@@ -1,4 +1,4 @@
-//! SSE to SSE4.2.
+//! SSE to SSE4.2, and MMX.
 //!
 //! Almost every instruction is a function of one or two vectors and an immediate. The tables of the
 //! files here hold these functions, which know vector registers only: an operand that is somewhere
@@ -7,6 +7,7 @@
 
 mod float;
 mod integer;
+mod mmx;
 mod moves;
 mod select;
 mod shift;
@@ -65,8 +66,11 @@ use functions;
 pub(super) fn lower(l: &mut Lowering<'_>) -> Option<()> {
     let i = l.instruction;
     // MOVSD and CMPSD are names of string instructions, too.
-    if i.is_string_instruction() || uses(i, Register::is_mm) {
+    if i.is_string_instruction() {
         return None;
+    }
+    if uses(i, Register::is_mm) {
+        return mmx::lower(l);
     }
     if !uses(i, Register::is_xmm) && !is_implied(i.mnemonic()) {
         return if i.mnemonic() == Mnemonic::Movnti { moves::lower(l) } else { None };

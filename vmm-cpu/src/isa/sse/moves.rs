@@ -30,7 +30,11 @@ pub(super) fn lower(l: &mut Lowering<'_>) -> Option<()> {
         Mnemonic::Movlpd | Mnemonic::Movlps => part(l, None, store::<u64, false>),
         Mnemonic::Movsd => part(l, Some(load::<u64, false>), store::<u64, false>),
         Mnemonic::Movss => part(l, Some(load::<u32, false>), store::<u32, false>),
-        Mnemonic::Maskmovdqu => masked(l),
+        Mnemonic::Maskmovdqu => {
+            let op = masked(l)?;
+            l.push(op);
+            Some(())
+        }
         Mnemonic::Movnti => not_temporal(l),
         Mnemonic::Ldmxcsr => control(l, load_control),
         Mnemonic::Stmxcsr => control(l, store_control),
@@ -51,11 +55,7 @@ fn whole(l: &mut Lowering<'_>, load: Exec, store: Exec) -> Option<()> {
 /// MOVD, MOVQ.
 fn scalar(l: &mut Lowering<'_>) -> Option<()> {
     let i = l.instruction;
-    let is =
-        |n, what: fn(Register) -> bool| i.op_kind(n) == OpKind::Register && what(i.op_register(n));
-    if is(0, Register::is_mm) || is(1, Register::is_mm) {
-        return None;
-    }
+    let is_general = |n| i.op_kind(n) == OpKind::Register && i.op_register(n).is_gpr();
     let size = l.size(0).min(l.size(1));
     let (mut op, form) = l.operands();
     op.exec = match form {
@@ -63,8 +63,8 @@ fn scalar(l: &mut Lowering<'_>) -> Option<()> {
         Form::RegMem => load::<u64, false>,
         Form::MemReg if size == 4 => store::<u32, false>,
         Form::MemReg => store::<u64, false>,
-        _ if is(0, Register::is_gpr) => sized!(size, to_register),
-        _ if is(1, Register::is_gpr) => sized!(size, from_register),
+        _ if is_general(0) => sized!(size, to_register),
+        _ if is_general(1) => sized!(size, from_register),
         _ => copy_low,
     };
     match form {
@@ -148,8 +148,8 @@ pub(super) fn to_register<W: Word>(core: &mut Core, op: &Op, _: &World<'_>) -> D
     Ok(())
 }
 
-/// MASKMOVDQU: bytes of the first vector where the second's have their sign set, to where RDI says.
-fn masked(l: &mut Lowering<'_>) -> Option<()> {
+/// The operation of MASKMOVDQU and MASKMOVQ: data in `dst`, mask in `src`, and where RDI says.
+pub(super) fn masked(l: &Lowering<'_>) -> Option<Op> {
     let i = l.instruction;
     if i.op_kind(0) != OpKind::MemorySegRDI {
         return None;
@@ -162,11 +162,11 @@ fn masked(l: &mut Lowering<'_>) -> Option<()> {
         Register::GS => GS_BASE,
         _ => NONE,
     };
-    l.push(op);
-    Some(())
+    Some(op)
 }
 
-fn store_masked(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
+/// Stores bytes of the first vector where the second's have their sign set.
+pub(super) fn store_masked(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
     let at = core.address(op);
     let (data, mask) = (u8::lanes(core.vectors[op.dst]), u8::lanes(core.vectors[op.src]));
     let chosen = |i: &usize| mask[*i] & 0x80 != 0;

@@ -69,7 +69,7 @@ super::functions! {
 
 /// The `i`th of four fields of two bits.
 #[inline(always)]
-fn choice(imm: u8, i: usize) -> usize {
+pub(super) fn choice(imm: u8, i: usize) -> usize {
     usize::from(imm >> (2 * i)) & 3
 }
 
@@ -81,7 +81,7 @@ fn blend<L: Lane>(a: Vector, b: Vector, imm: u8) -> Vector {
 
 /// The lowest lane of `b` in a lane of `a`.
 #[inline(always)]
-fn insert<L: Lane>(a: Vector, b: Vector, imm: u8) -> Vector {
+pub(super) fn insert<L: Lane>(a: Vector, b: Vector, imm: u8) -> Vector {
     let mut lanes = L::lanes(a);
     let place = usize::from(imm) % lanes.as_ref().len();
     lanes.as_mut()[place] = L::lanes(b).as_ref()[0];
@@ -104,7 +104,7 @@ fn signs<L: Lane>(b: Vector, is_set: impl Fn(L) -> bool) -> u32 {
 
 /// The lanes of `a`, then those of `b`, made smaller.
 #[inline(always)]
-fn pack<L: Lane, S: Lane>(a: Vector, b: Vector, f: impl Fn(L) -> S) -> Vector {
+pub(super) fn pack<L: Lane, S: Lane>(a: Vector, b: Vector, f: impl Fn(L) -> S) -> Vector {
     let (a, b) = (L::lanes(a), L::lanes(b));
     let (a, b) = (a.as_ref(), b.as_ref());
     S::each(|i| f(if i < a.len() { a[i] } else { b[i - a.len()] }))
@@ -119,14 +119,14 @@ fn palignr(a: Vector, b: Vector, imm: u8) -> Vector {
 }
 
 #[inline(always)]
-fn pshufb(a: Vector, b: Vector) -> Vector {
+pub(super) fn pshufb(a: Vector, b: Vector) -> Vector {
     let a = u8::lanes(a);
     u8::map(b, |which| if which & 0x80 != 0 { 0 } else { a[usize::from(which & 15)] })
 }
 
 /// Lanes of `a` and `b` in turn, from lane `first` on.
 #[inline(always)]
-fn unpack<L: Lane>(a: Vector, b: Vector, first: usize) -> Vector {
+pub(super) fn unpack<L: Lane>(a: Vector, b: Vector, first: usize) -> Vector {
     let (a, b) = (L::lanes(a), L::lanes(b));
     L::each(|i| if i & 1 == 0 { a.as_ref()[first + i / 2] } else { b.as_ref()[first + i / 2] })
 }

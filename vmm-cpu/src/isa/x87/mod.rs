@@ -108,7 +108,7 @@ fn load_long(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
 impl Core {
     /// #MF if an exception is pending.
     #[inline(always)]
-    fn await_x87(&mut self) -> Result<(), Stop> {
+    pub(super) fn await_x87(&mut self) -> Result<(), Stop> {
         if self.vectors.x87.is_pending() {
             return Err(self.raise(Exception::new(Number::FloatingPoint)));
         }
