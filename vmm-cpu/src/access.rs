@@ -235,6 +235,9 @@ impl Core {
     ) -> Result<Span<'a>, Stop> {
         let offset = linear & OFFSET;
         let split = len.min((PAGE_SIZE - offset) as usize);
+        if split < len && !is_canonical(linear.wrapping_add(len as u64 - 1)) {
+            return Err(self.raise(Exception::NOT_CANONICAL));
+        }
         let first = self.place(linear, access, world)?;
         let second = if split < len {
             self.place(linear.wrapping_add(split as u64), access, world)?

@@ -220,7 +220,8 @@ impl Cpu {
                 core.instructions += u64::from(done) + u64::from(!undone);
                 return (stop, at);
             }
-            core.instructions += u64::from(run.instructions);
+            // Wraps where a repetition that goes on has taken its own back.
+            core.instructions = core.instructions.wrapping_add(u64::from(run.instructions));
             let jump = &jumps[(core.rip as usize ^ core.rip as usize >> 12) % JUMPS];
             let known = jump.rip == core.rip && jump.stamp == core.stamp;
             if !known || attention.is_called() || world.code_map.epoch() != *epoch {

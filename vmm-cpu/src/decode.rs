@@ -332,3 +332,47 @@ pub(crate) fn field_of(register: Register) -> u8 {
         _ => number,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::{
+        cpu::Exit,
+        flags::{AF, CF, PF, SF},
+        regs::{RAX, RBX, RCX},
+        testing::{DATA, Nobody, machine, stack, system},
+    };
+
+    #[test]
+    fn flags_that_are_looked_at_are_kept() {
+        // add al, bl; adc cl, 0; cmp eax, eax: the carry of the first is the second's.
+        let (mut cpu, ram) = machine(&[0x00, 0xd8, 0x80, 0xd1, 0x00, 0x39, 0xc0, 0xf4]);
+        (cpu.core.regs[RAX], cpu.core.regs[RBX]) = (0xff, 1);
+        assert_eq!(cpu.run(&ram, &Nobody), Exit::Halted);
+        assert_eq!(cpu.core.regs[RCX], 1);
+        // sub al, bl; shl edx, cl with a count of 0; setc bl
+        let (mut cpu, ram) = machine(&[0x28, 0xd8, 0xd3, 0xe2, 0x0f, 0x92, 0xc3, 0xf4]);
+        cpu.core.regs[RBX] = 1;
+        assert_eq!(cpu.run(&ram, &Nobody), Exit::Halted);
+        assert_eq!(cpu.core.regs[RBX], 1);
+    }
+
+    /// The address takes an operation of its own here, which must not hide the first one's flags.
+    #[test]
+    fn a_fault_shows_the_flags_before_it() {
+        // sub al, 1; add rcx, fs:[rbx+rcx*8+64]
+        let code = [0x2c, 0x01, 0x64, 0x48, 0x03, 0x4c, 0xcb, 0x40, 0xf4];
+        let (mut cpu, ram) = machine(&code);
+        system(&mut cpu, &ram);
+        cpu.core.regs[RBX] = 16 * DATA;
+        assert_eq!(cpu.run(&ram, &Nobody), Exit::Halted);
+        let [_, _, _, flags] = stack::<4>(&cpu, &ram);
+        assert_eq!(flags & 0xff, CF | PF | AF | SF | 2);
+    }
+
+    #[test]
+    fn nops_alone_go_on() {
+        let (mut cpu, ram) = machine(&[&[0x90; 100][..], &[0x0f, 0x1f, 0x40, 0, 0xf4]].concat());
+        assert_eq!(cpu.run(&ram, &Nobody), Exit::Halted);
+        assert_eq!(cpu.instructions(), 102);
+    }
+}

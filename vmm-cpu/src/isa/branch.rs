@@ -261,3 +261,57 @@ fn ret_to<R: Reach>(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
     core.regs[RSP] = top.wrapping_add(R::Pointer::BYTES).wrapping_add(op.imm);
     Err(Stop::Jump)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        cpu::Exit,
+        exception::Vector,
+        regs::RAX,
+        testing::{CODE, Nobody, STACK, machine, stack, system},
+    };
+
+    /// What is executed where the target is no address faults itself, and has done nothing.
+    #[test]
+    fn a_target_that_is_not_canonical_is_the_jumps_fault() {
+        // jmp rax; call rax; push rax, ret; push rax, ret 16
+        let cases: [(&[u8], u64); 4] =
+            [(&[0xff, 0xe0], 0), (&[0xff, 0xd0], 0), (&[0xc3], 8), (&[0xc2, 16, 0], 8)];
+        for (code, pushed) in cases {
+            let (mut cpu, ram) = machine(code);
+            system(&mut cpu, &ram);
+            cpu.core.regs[RAX] = 1 << 47;
+            cpu.core.regs[RSP] = STACK - pushed;
+            ram.write(STACK - 8, &(1u64 << 47).to_le_bytes());
+            assert_eq!(cpu.run(&ram, &Nobody), Exit::Halted);
+            assert_eq!(cpu.core.rip & 0xff0, Vector::GeneralProtection as u64 * 16);
+            let [error, rip, _, _, rsp] = stack::<5>(&cpu, &ram);
+            assert_eq!((error, rip, rsp), (0, CODE, STACK - pushed), "{code:x?}");
+        }
+    }
+
+    #[test]
+    fn a_call_faults_by_its_stack_first() {
+        let (mut cpu, ram) = machine(&[0xff, 0xd0]);
+        system(&mut cpu, &ram);
+        cpu.core.regs[RAX] = 1 << 47;
+        cpu.core.regs[RSP] = PAGE_SIZE * 256 + 8;
+        assert_eq!(cpu.run(&ram, &Nobody), Exit::Halted);
+        assert_eq!(cpu.core.rip & 0xff0, Vector::PageFault as u64 * 16);
+        assert_eq!(cpu.core.system.cr2, PAGE_SIZE * 256);
+    }
+
+    #[test]
+    fn counts_are_as_wide_as_addresses() {
+        // l: add eax, 1; loop l, of ECX and of RCX; then jrcxz over the first HLT
+        for (prefix, count, times) in [(0x67, 1 << 32 | 3, 3), (0x40, 3, 3)] {
+            let code = [0x83, 0xc0, 0x01, prefix, 0xe2, 0xfa, 0xe3, 0x01, 0xf4, 0xf4];
+            let (mut cpu, ram) = machine(&code);
+            cpu.core.regs[RCX] = count;
+            assert_eq!(cpu.run(&ram, &Nobody), Exit::Halted);
+            assert_eq!((cpu.core.regs[RAX], cpu.core.regs[RCX]), (times, 0));
+            assert_eq!(cpu.core.rip, CODE + 10);
+        }
+    }
+}

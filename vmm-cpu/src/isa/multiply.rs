@@ -202,3 +202,40 @@ fn mem_imm<W: Word, const F: bool>(core: &mut Core, op: &Op, world: &World<'_>) 
     let a = core.load::<W>(core.address(op), world)?;
     multiply::<W, F>(core, op, a, W::of(op.imm))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        cpu::Exit,
+        regs::{RBX, RCX},
+        testing::{CODE, Nobody, machine, system},
+    };
+
+    /// The quotient and the rest; `None`: #DE.
+    fn divide(code: [u8; 3], high: u64, low: u64, by: u64) -> Option<(u64, u64)> {
+        let (mut cpu, ram) = machine(&[code[0], code[1], code[2], 0xf4]);
+        system(&mut cpu, &ram);
+        (cpu.core.regs[RDX], cpu.core.regs[RAX]) = (high, low);
+        (cpu.core.regs[RBX], cpu.core.regs[RCX]) = (0, by);
+        assert_eq!(cpu.run(&ram, &Nobody), Exit::Halted);
+        (cpu.core.rip == CODE + 4).then(|| (cpu.core.regs[RAX], cpu.core.regs[RDX]))
+    }
+
+    #[test]
+    fn quotients_that_do_not_fit_are_divide_errors() {
+        let (div, idiv, byte) = ([0x48, 0xf7, 0xf1], [0x48, 0xf7, 0xf9], [0x40, 0xf6, 0xf9]);
+        assert_eq!(divide(div, 4, 3, 5), Some((0xcccc_cccc_cccc_cccd, 2)));
+        assert_eq!(divide(div, 5, 0, 5), None);
+        assert_eq!(divide(div, 0, 1, 0), None);
+        let minus = |n: u64| n.wrapping_neg();
+        assert_eq!(divide(idiv, u64::MAX, minus(7), 2), Some((minus(3), minus(1))));
+        assert_eq!(divide(idiv, u64::MAX, 1 << 63, u64::MAX), None);
+        assert_eq!(divide(idiv, u64::MAX, 1 << 63, 1), Some((1 << 63, 0)));
+        assert_eq!(divide(idiv, 0, 1 << 63, 1), None);
+        assert_eq!(divide(idiv, 1 << 63, 0, u64::MAX), None);
+        // AX / CL: the rest goes to AH.
+        assert_eq!(divide(byte, 9, 0xff80, 0xff), None);
+        assert_eq!(divide(byte, 9, 0xff81, 0xff), Some((0x007f, 9)));
+    }
+}

@@ -208,3 +208,45 @@ fn shift_mem<W: Word, S: Shift, const F: bool>(core: &mut Core, op: &Op, w: &Wor
     core.flags = flags;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Shifts by one, so often.
+    fn slowly<S: Shift>(mut a: u8, count: u32, flags: &mut Flags) -> u8 {
+        for _ in 0..count {
+            a = S::apply::<u8, true>(a, 1, flags);
+        }
+        a
+    }
+
+    fn agrees<S: Shift>(also_overflow: bool) {
+        for (a, count, cf) in (0..=255u8)
+            .flat_map(|a| (1..32).flat_map(move |count| [(a, count, false), (a, count, true)]))
+        {
+            let (mut fast, mut slow) = (Flags::default(), Flags::default());
+            fast.set_cf(cf);
+            slow.set_cf(cf);
+            let result = S::apply::<u8, true>(a, count, &mut fast);
+            assert_eq!(result, slowly::<S>(a, count, &mut slow), "{a:x} by {count}");
+            if count <= 8 {
+                assert_eq!(fast.cf(), slow.cf(), "CF of {a:x} by {count}");
+            }
+            if also_overflow && count < 8 {
+                assert_eq!(fast.of(), slow.of(), "OF of {a:x} by {count}");
+            }
+        }
+    }
+
+    #[test]
+    fn many_at_once_are_as_one_after_the_other() {
+        agrees::<Shl>(true);
+        agrees::<Shr>(true);
+        agrees::<Sar>(true);
+        agrees::<Rol>(true);
+        agrees::<Ror>(true);
+        agrees::<Rcl>(true);
+        agrees::<Rcr>(true);
+    }
+}

@@ -194,3 +194,78 @@ fn leave<W: Word>(core: &mut Core, _: &Op, world: &World<'_>) -> Done {
     core.set_reg(RBP, value);
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        cpu::{Cpu, Exit},
+        ram::Flat,
+        regs::RAX,
+        testing::{CODE, DATA, Nobody, STACK, machine},
+    };
+
+    fn word(ram: &Flat, at: u64) -> u64 {
+        let mut bytes = [0; 8];
+        ram.read(at, &mut bytes);
+        u64::from_le_bytes(bytes)
+    }
+
+    fn run(code: &[u8], prepare: impl FnOnce(&mut Cpu)) -> (Cpu, Flat) {
+        let (mut cpu, ram) = machine(&[code, &[0xf4]].concat());
+        prepare(&mut cpu);
+        assert_eq!(cpu.run(&ram, &Nobody), Exit::Halted);
+        assert_eq!(cpu.core.rip, CODE + code.len() as u64 + 1);
+        (cpu, ram)
+    }
+
+    #[test]
+    fn rsp_is_pushed_as_it_was_and_popped_as_it_becomes() {
+        let (_, ram) = run(&[0x54], |_| {});
+        assert_eq!(word(&ram, STACK - 8), STACK);
+        // push 7; pop rsp
+        let (cpu, _) = run(&[0x6a, 7, 0x5c], |_| {});
+        assert_eq!(cpu.core.regs[RSP], 7);
+        // push 7; pop qword [rsp-16]
+        let (cpu, ram) = run(&[0x6a, 7, 0x8f, 0x44, 0x24, 0xf0], |_| {});
+        assert_eq!((cpu.core.regs[RSP], word(&ram, STACK - 16)), (STACK, 7));
+        // push 7; pop qword [esp-16]
+        let (_, ram) = run(&[0x6a, 7, 0x67, 0x8f, 0x44, 0x24, 0xf0], |_| {});
+        assert_eq!(word(&ram, STACK - 16), 7);
+    }
+
+    #[test]
+    fn enter_copies_the_outer_frames() {
+        // enter 32, 3; leave
+        let outer = |cpu: &mut Cpu| cpu.core.regs[RBP] = DATA + 64;
+        let (cpu, ram) = run(&[0xc8, 32, 0, 3], outer);
+        assert_eq!(cpu.core.regs[RBP], STACK - 8);
+        assert_eq!(cpu.core.regs[RSP], STACK - 32 - 32);
+        assert_eq!(word(&ram, STACK - 8), DATA + 64);
+        assert_eq!(word(&ram, STACK - 32), STACK - 8);
+        let (cpu, _) = run(&[0xc8, 32, 0, 3, 0xc9], outer);
+        assert_eq!((cpu.core.regs[RSP], cpu.core.regs[RBP]), (STACK, DATA + 64));
+    }
+
+    #[test]
+    fn popf_changes_what_the_privilege_level_may() {
+        // push rax; popfq
+        let all = |cpl| {
+            move |cpu: &mut Cpu| {
+                cpu.core.system.cpl = cpl;
+                cpu.core.regs[RAX] = !TF;
+            }
+        };
+        let wide = STATUS | IF | DF | NT | AC | ID | 2;
+        assert_eq!(run(&[0x50, 0x9d], all(0)).0.core.rflags(), wide | IOPL);
+        // popf of 16 bits
+        let (cpu, _) = run(&[0x50, 0x66, 0x9d], all(0));
+        assert_eq!(cpu.core.rflags(), (wide | IOPL) & 0xffff);
+        // At CPL 3, with IOPL 0, where HLT is a fault that has nowhere to go.
+        let (mut cpu, ram) = machine(&[0x50, 0x9d, 0xf4]);
+        all(3)(&mut cpu);
+        cpu.step(&ram, &Nobody);
+        cpu.step(&ram, &Nobody);
+        assert_eq!((cpu.core.rip, cpu.core.rflags()), (CODE + 2, wide & !IF));
+    }
+}

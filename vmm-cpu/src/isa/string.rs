@@ -255,3 +255,114 @@ fn repeat<W: Word, E: Element>(core: &mut Core, op: &Op, world: &World<'_>) -> D
     core.rip = core.regs[PAGE].wrapping_add(op.next());
     Err(Stop::Jump)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        cpu::{Cpu, Exit},
+        exception::Vector,
+        ram::Flat,
+        testing::{CODE, DATA, Nobody, machine, system},
+    };
+
+    fn run(cpu: &mut Cpu, ram: &Flat) {
+        while cpu.core.rip < CODE + 0x100 && cpu.run(ram, &Nobody) != Exit::Halted {}
+    }
+
+    /// A copy of 10,000 bytes by MOVS of the size that `code` has; `apart`: the destination is so
+    /// far above the source. Compared with a copy of one element after the other.
+    fn copies(code: &[u8], size: usize, apart: u64, upward: bool) {
+        let (mut cpu, ram) = machine(&[code, &[0xf4]].concat());
+        let before: Vec<u8> = (0..40_000u32).map(|i| (i * 7 + i / 251) as u8).collect();
+        ram.write(DATA, &before);
+        let len = 10_000 / size * size;
+        let (from, to) = (1001, 1001 + apart as usize);
+        let mut wanted = before;
+        for n in 0..len / size {
+            let n = if upward { n } else { len / size - 1 - n };
+            wanted.copy_within(from + n * size..from + (n + 1) * size, to + n * size);
+        }
+        let last = if upward { 0 } else { (len - size) as u64 };
+        cpu.core.regs[RSI] = DATA + from as u64 + last;
+        cpu.core.regs[RDI] = DATA + to as u64 + last;
+        cpu.core.regs[RCX] = (len / size) as u64;
+        cpu.core.other_flags |= if upward { 0 } else { DF };
+        run(&mut cpu, &ram);
+        let mut after = vec![0; 40_000];
+        ram.read(DATA, &mut after);
+        assert!(after == wanted, "{code:x?}, {apart} apart, upward: {upward}");
+        let moved = if upward { len as u64 } else { (size as u64).wrapping_neg() };
+        let end = DATA + from as u64;
+        assert_eq!(cpu.core.regs[RSI], end.wrapping_add(moved));
+        assert_eq!((cpu.core.regs[RCX], cpu.instructions()), (0, 2));
+    }
+
+    #[test]
+    fn copies_overlap_as_one_after_the_other_does() {
+        for apart in [0, 1, 2, 3, 4, 7, 8, 9, 64, 4096, 5000, 20_000] {
+            for upward in [true, false] {
+                copies(&[0xf3, 0xa4], 1, apart, upward);
+                copies(&[0xf3, 0x66, 0xa5], 2, apart, upward);
+                copies(&[0xf3, 0xa5], 4, apart, upward);
+                copies(&[0xf3, 0x48, 0xa5], 8, apart, upward);
+            }
+        }
+    }
+
+    #[test]
+    fn a_fault_in_the_middle_leaves_what_was_done() {
+        // std; rep stosd, down to a page that is not there.
+        let (mut cpu, ram) = machine(&[0xfd, 0xf3, 0xab, 0xf4]);
+        system(&mut cpu, &ram);
+        ram.write(0x4000 + (DATA / PAGE_SIZE - 1) * 8, &[0; 8]);
+        (cpu.core.regs[RDI], cpu.core.regs[RCX]) = (DATA + 4000, 5000);
+        cpu.core.regs[RAX] = 0x1234_5678;
+        assert_eq!(cpu.run(&ram, &Nobody), Exit::Halted);
+        assert_eq!(cpu.core.rip & 0xff0, Vector::PageFault as u64 * 16);
+        assert_eq!(cpu.core.system.cr2, DATA - 4);
+        assert_eq!((cpu.core.regs[RDI], cpu.core.regs[RCX]), (DATA - 4, 5000 - 1001));
+        let mut low = [0; 8];
+        ram.read(DATA, &mut low);
+        assert_eq!(low, [0x78, 0x56, 0x34, 0x12, 0x78, 0x56, 0x34, 0x12]);
+    }
+
+    #[test]
+    fn attention_is_paid_in_the_middle() {
+        // repe scasb
+        let (mut cpu, ram) = machine(&[0xf3, 0xae, 0xf4]);
+        (cpu.core.regs[RDI], cpu.core.regs[RCX]) = (DATA, 100_000);
+        cpu.attention().call();
+        assert_eq!(cpu.run(&ram, &Nobody), Exit::Attention);
+        let other = cpu.attention();
+        std::thread::scope(|scope| {
+            scope.spawn(move || other.call());
+            // However the two meet, the registers agree.
+            while cpu.run(&ram, &Nobody) == Exit::Attention {
+                let (done, left) = (cpu.core.regs[RDI] - DATA, cpu.core.regs[RCX]);
+                assert_eq!(done + left, 100_000);
+            }
+        });
+        assert_eq!((cpu.core.regs[RCX], cpu.instructions()), (0, 2));
+    }
+
+    #[test]
+    fn a_step_is_one_iteration() {
+        let (mut cpu, ram) = machine(&[0xf3, 0xaa, 0xf4]);
+        (cpu.core.regs[RDI], cpu.core.regs[RCX]) = (DATA, 2);
+        for (rip, left) in [(CODE, 1), (CODE + 2, 0)] {
+            assert_eq!(cpu.step(&ram, &Nobody), Exit::Step);
+            assert_eq!((cpu.core.rip, cpu.core.regs[RCX]), (rip, left));
+        }
+    }
+
+    #[test]
+    fn code_that_is_overwritten_is_decoded_anew() {
+        // rep stosb over the HLT after it and what follows: NOPs, up to the last HLT.
+        let (mut cpu, ram) = machine(&[0xf3, 0xaa, 0xf4, 0xf4, 0xf4, 0xf4]);
+        (cpu.core.regs[RDI], cpu.core.regs[RCX]) = (CODE + 2, 3);
+        cpu.core.regs[RAX] = 0x90;
+        assert_eq!(cpu.run(&ram, &Nobody), Exit::Halted);
+        assert_eq!(cpu.core.rip, CODE + 6);
+    }
+}

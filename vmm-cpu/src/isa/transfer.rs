@@ -89,8 +89,12 @@ fn mem_imm<W: Word>(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
 }
 
 fn extend<const SIGNED: bool>(l: &mut Lowering<'_>) -> Option<()> {
-    let (to, from) = (l.size(0), l.size(1));
+    let (to, mut from) = (l.size(0), l.size(1));
     let (mut op, form) = l.operands();
+    if l.instruction.code() == Code::Movsxd_r16_rm16 {
+        // AMD's processors load 4 bytes to keep 2.
+        from = 4;
+    }
     op.exec = match (form == Form::RegMem, to) {
         (false, 2) => sized!(from, extend_reg, u16, SIGNED),
         (false, 4) => sized!(from, extend_reg, u32, SIGNED),
