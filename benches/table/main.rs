@@ -12,6 +12,7 @@
 )]
 
 mod bare;
+mod cpu;
 mod create;
 mod dispatch;
 mod exit;
@@ -25,6 +26,7 @@ use vmm_core::host::{self, KvmKind};
 type Group = (&'static str, fn());
 
 const GROUPS: &[Group] = &[
+    ("cpu", cpu::rows),
     ("dispatch", dispatch::rows),
     ("create", create::rows),
     ("exit", exit::rows),
@@ -43,7 +45,7 @@ fn main() {
     sample::print_head();
     for (name, rows) in GROUPS {
         let chosen = words.is_empty() || words.iter().any(|word| name.contains(word.as_str()));
-        let possible = report.kvm != KvmKind::None || *name == "dispatch";
+        let possible = report.kvm != KvmKind::None || ["cpu", "dispatch"].contains(name);
         match (chosen, possible) {
             (true, true) => rows(),
             (true, false) => println!("{name}: skipped: no KVM on this host"),
