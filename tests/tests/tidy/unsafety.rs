@@ -7,6 +7,7 @@ use crate::source::{Finding, Source};
 const ALLOWED: &[&str] = &[
     "benches/table/bare",
     "tests/oracle/src/native",
+    "tests/oracle/tests/steady",
     "tests/tests/kick_signal",
     "tests/tests/process",
     "vmm-capi/src",
