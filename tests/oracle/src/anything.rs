@@ -153,7 +153,7 @@ fn state(default: &State, source: &mut Source<'_>) -> State {
     state.cr4 ^= source.word() & 0x37_0fff & u64::from(source.byte()).wrapping_mul(0x0101_0101);
     state.efer ^= u64::from(source.byte() & 9) << 8 & 0x801;
     state.registers.rflags = source.word() & 0x3f_7fd7 | 2;
-    state.registers.rip = if source.byte() % 8 == 0 { source.value() } else { CODE };
+    state.registers.rip = if source.byte().is_multiple_of(8) { source.value() } else { CODE };
     for register in &mut state.registers.general {
         *register = source.value();
     }

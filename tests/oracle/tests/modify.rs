@@ -1,5 +1,6 @@
 //! Code that changes under the CPU that has decoded it: by itself, by the host, through another
 //! address, a byte at a time; and code that goes on where nothing is.
+#![expect(clippy::unwrap_used, reason = "a test")]
 
 use vmm_cpu::{Cpu, Exit, State};
 use vmm_oracle::{

@@ -1,4 +1,5 @@
 //! Static programs on the software CPU and on this processor: the same output.
+#![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a test, which says what it did")]
 
 use std::{path::PathBuf, process::Command};
 
