@@ -1,4 +1,4 @@
-/* Prints 10,000 doubles in several ways, and reads them back. */
+/* Prints 10,000 doubles in several ways, as long doubles too, and reads them back. */
 #include <math.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -18,6 +18,8 @@ int main(void)
         char text[64];
         snprintf(text, sizeof text, "%.17g", value);
         back = strtod(text, 0);
+        long double wide = strtold(text, 0) * 3 / 7;
+        printf("%.18Lg %La %Lf ", wide, wide, fmodl(wide, 1000));
         printf("%g %.3e %s %d %.2f\n", value, value, text, back == value, fmod(value, 1000));
     }
     return 0;
