@@ -55,7 +55,8 @@ impl Core {
     /// Loads from a linear address.
     #[inline(always)]
     pub(crate) fn load<D: Datum>(&mut self, linear: u64, world: &World<'_>) -> Result<D, Stop> {
-        match self.tlb.entry(linear).load(linear) {
+        let entry = self.tlb.entry(linear);
+        match entry.load(linear).or_else(|| entry.load_unaligned(linear)) {
             Some(value) => Ok(value),
             None => self.load_slow(linear, world),
         }
@@ -65,9 +66,6 @@ impl Core {
     #[inline(never)]
     fn load_slow<D: Datum>(&mut self, linear: u64, world: &World<'_>) -> Result<D, Stop> {
         self.align::<D>(linear)?;
-        if let Some(value) = self.tlb.entry(linear).load_unaligned(linear) {
-            return Ok(value);
-        }
         let span = self.span(linear, D::BYTES as usize, Access::Read, world)?;
         Ok(D::from_bytes(self.read_span(&span, world)))
     }
@@ -80,7 +78,8 @@ impl Core {
         value: D,
         world: &World<'_>,
     ) -> Result<(), Stop> {
-        if self.tlb.entry(linear).store(linear, value) {
+        let entry = self.tlb.entry(linear);
+        if entry.store(linear, value) || entry.store_unaligned(linear, value) {
             return Ok(());
         }
         self.store_slow(linear, value, world)
@@ -95,9 +94,6 @@ impl Core {
         world: &World<'_>,
     ) -> Result<(), Stop> {
         self.align::<D>(linear)?;
-        if self.tlb.entry(linear).store_unaligned(linear, value) {
-            return Ok(());
-        }
         let span = self.span(linear, D::BYTES as usize, Access::Write, world)?;
         self.write_span(&span, value.to_bytes(), world)
     }
@@ -116,6 +112,24 @@ impl Core {
         {
             let new = change(old);
             entry.store(linear, new);
+            return Ok((old, new));
+        }
+        self.update_slow(linear, world, change)
+    }
+
+    #[inline(never)]
+    fn update_slow<W: Word>(
+        &mut self,
+        linear: u64,
+        world: &World<'_>,
+        change: impl FnOnce(W) -> W,
+    ) -> Result<(W, W), Stop> {
+        let entry = self.tlb.entry(linear);
+        if entry.stores_unaligned::<W>(linear)
+            && let Some(old) = entry.load_unaligned(linear)
+        {
+            let new = change(old);
+            entry.store_unaligned(linear, new);
             return Ok((old, new));
         }
         self.align::<W>(linear)?;

@@ -375,21 +375,41 @@ impl Cpu {
 
 #[cfg(test)]
 mod tests {
-    use crate::testing::{Nobody, machine};
+    use super::Exit;
+    use crate::{
+        regs::{RDI, RSI},
+        testing::{DATA, Nobody, machine},
+    };
 
+    /// Loops of 20 million rounds: `mov ecx, 20_000_000; l: ...; sub ecx, 1; jnz l; hlt`, with RSI
+    /// and RDI at data.
     #[test]
     #[ignore = "a measurement"]
     fn speed() {
-        // mov ecx, 100_000_000; l: add rax, rcx; xor rdx, rax; lea rsi, [rdx+rcx*2]; sub ecx, 1;
-        // jnz l; hlt (unknown: ends)
-        let code = [
-            0xb9, 0x00, 0xe1, 0xf5, 0x05, 0x48, 0x01, 0xc8, 0x48, 0x31, 0xc2, 0x48, 0x8d, 0x34,
-            0x4a, 0x83, 0xe9, 0x01, 0x75, 0xf1, 0xf4,
+        let programs: [(&str, &[u8]); 5] = [
+            // add rax, rcx; xor rdx, rax; lea rbx, [rdx+rcx*2]
+            ("registers", &[0x48, 0x01, 0xc8, 0x48, 0x31, 0xc2, 0x48, 0x8d, 0x1c, 0x4a]),
+            // mov rax, [rsi]; add rax, [rsi+8]; mov [rdi], rax; add [rdi+16], rcx
+            ("memory", &[0x48, 0x8b, 6, 0x48, 3, 0x46, 8, 0x48, 0x89, 7, 0x48, 1, 0x4f, 16]),
+            // The same, one byte further.
+            (
+                "unaligned",
+                &[0x48, 0x8b, 0x46, 1, 0x48, 3, 0x46, 9, 0x48, 0x89, 0x47, 1, 0x48, 1, 0x4f, 17],
+            ),
+            // call f; jmp over; f: ret
+            ("calls", &[0xe8, 2, 0, 0, 0, 0xeb, 1, 0xc3]),
+            // lea rax, [rip+2]; jmp rax
+            ("indirect jumps", &[0x48, 0x8d, 5, 2, 0, 0, 0, 0xff, 0xe0]),
         ];
-        let (mut cpu, ram) = machine(&code);
-        let begin = std::time::Instant::now();
-        let exit = cpu.run(&ram, &Nobody);
-        let rate = cpu.instructions() as f64 / begin.elapsed().as_secs_f64() / 1e6;
-        eprintln!("{exit:?}: {} instructions, {rate:.0} M/s", cpu.instructions());
+        for (name, body) in programs {
+            let back = (body.len() as u8 + 5).wrapping_neg();
+            let code = [&[0xb9, 0, 0x2d, 0x31, 1], body, &[0x83, 0xe9, 1, 0x75, back, 0xf4]];
+            let (mut cpu, ram) = machine(&code.concat());
+            (cpu.core.regs[RSI], cpu.core.regs[RDI]) = (DATA, DATA + 0x8000);
+            let begin = std::time::Instant::now();
+            assert_eq!(cpu.run(&ram, &Nobody), Exit::Halted);
+            let rate = cpu.instructions() as f64 / begin.elapsed().as_secs_f64() / 1e6;
+            eprintln!("{name}: {rate:.0} M/s");
+        }
     }
 }

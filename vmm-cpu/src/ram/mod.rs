@@ -10,15 +10,17 @@ use std::{
     ptr::{self, NonNull},
     sync::atomic::{
         AtomicU8, AtomicU16, AtomicU32, AtomicU64,
-        Ordering::{Acquire, Relaxed, Release, SeqCst},
+        Ordering::{Acquire, Release, SeqCst},
     },
 };
 
 mod bulk;
 mod flat;
+mod unaligned;
 
 pub use flat::Flat;
 
+use self::unaligned::Unaligned;
 use crate::word::Datum;
 
 /// The size of a page in bytes.
@@ -194,7 +196,7 @@ impl Entry {
     /// Loads an aligned datum.
     #[inline(always)]
     pub(crate) fn load<D: Datum>(&self, linear: u64) -> Option<D> {
-        if self.read != linear & (!OFFSET | (D::BYTES - 1)) {
+        if !self.loads::<D>(linear) {
             return None;
         }
         // SAFETY: the tag says that the page may be loaded from, and that the datum is aligned and
@@ -227,7 +229,7 @@ impl Entry {
     /// Stores a datum that does not cross the page's end; false if that needs care.
     #[inline(always)]
     pub(crate) fn store_unaligned<D: Datum>(&self, linear: u64, value: D) -> bool {
-        if self.write != linear & !OFFSET || linear & OFFSET > PAGE_SIZE - D::BYTES {
+        if !self.stores_unaligned::<D>(linear) {
             return false;
         }
         // SAFETY: as in `store`; within the page as just checked.
@@ -261,6 +263,12 @@ impl Entry {
     #[inline(always)]
     pub(crate) fn stores<D: Datum>(&self, linear: u64) -> bool {
         self.write == linear & (!OFFSET | (D::BYTES - 1))
+    }
+
+    /// Whether a store that does not cross the page's end would need no care.
+    #[inline(always)]
+    pub(crate) fn stores_unaligned<D: Datum>(&self, linear: u64) -> bool {
+        self.write == linear & !OFFSET && linear & OFFSET <= PAGE_SIZE - D::BYTES
     }
 
     #[inline(always)]
@@ -311,10 +319,8 @@ macro_rules! raw {
                     // SAFETY: aligned as just checked, readable as the caller promises.
                     return unsafe { Self::load_aligned(at) };
                 }
-                let mut bytes = [0; size_of::<$type>()];
                 // SAFETY: as many bytes are readable.
-                unsafe { load_bytes(at, &mut bytes) };
-                <$type>::from_le_bytes(bytes)
+                unsafe { Unaligned::read(at) }
             }
 
             #[inline(always)]
@@ -330,7 +336,7 @@ macro_rules! raw {
                     return unsafe { self.store_aligned(at) };
                 }
                 // SAFETY: as many bytes are writable.
-                unsafe { store_bytes(&self.to_le_bytes(), at) }
+                unsafe { Unaligned::write(self, at) }
             }
 
             #[inline(always)]
@@ -385,28 +391,6 @@ impl Raw for u128 {
     unsafe fn swap_if(at: *mut u8, old: Self, new: Self) -> Result<(), Self> {
         // SAFETY: as the caller promises.
         unsafe { wide::swap_if(at, old, new) }
-    }
-}
-
-/// # Safety
-/// As many bytes are readable at `at`.
-#[inline(always)]
-unsafe fn load_bytes(at: *const u8, bytes: &mut [u8]) {
-    for (i, byte) in bytes.iter_mut().enumerate() {
-        // SAFETY: within what the caller promises; a byte is always aligned.
-        *byte = unsafe { AtomicU8::from_ptr(at.cast_mut().add(i)).load(Relaxed) };
-    }
-    std::sync::atomic::fence(Acquire);
-}
-
-/// # Safety
-/// As many bytes are writable at `at`.
-#[inline(always)]
-unsafe fn store_bytes(bytes: &[u8], at: *mut u8) {
-    std::sync::atomic::fence(Release);
-    for (i, byte) in bytes.iter().enumerate() {
-        // SAFETY: within what the caller promises; a byte is always aligned.
-        unsafe { AtomicU8::from_ptr(at.add(i)).store(*byte, Relaxed) };
     }
 }
 
