@@ -11,6 +11,7 @@ mod busybox;
 mod calls;
 mod files;
 mod limits;
+mod native;
 mod run;
 
 use vmm_core::host::{self, KvmKind};
