@@ -17,6 +17,7 @@ mod dispatch;
 mod exit;
 mod memory;
 mod sample;
+mod sandbox;
 mod stop;
 
 use vmm_core::host::{self, KvmKind};
@@ -30,6 +31,7 @@ const GROUPS: &[Group] = &[
     ("exit", exit::rows),
     ("stop", stop::rows),
     ("memory", memory::rows),
+    ("sandbox", sandbox::rows),
 ];
 
 fn main() {

@@ -83,6 +83,7 @@ pub(crate) struct Cpu {
     vcpu: Box<dyn Vcpu>,
     stub: Stub,
     entry: Entry,
+    has_deadline: bool,
 }
 
 impl Cpu {
@@ -115,7 +116,7 @@ impl Cpu {
             ..CpuState::default()
         })?;
         vcpu.set_call_port(CallPort { port: CALL_PORT, resume })?;
-        Ok(Self { vcpu, stub, entry })
+        Ok(Self { vcpu, stub, entry, has_deadline: false })
     }
 
     pub(crate) fn kicker(&self) -> Kicker {
@@ -124,7 +125,11 @@ impl Cpu {
 
     /// When [`run`](Self::run) is to come back, at the latest.
     pub(crate) fn set_deadline(&mut self, deadline: Option<Instant>) -> Result<()> {
-        self.vcpu.set_deadline(deadline)
+        if deadline.is_some() || self.has_deadline {
+            self.vcpu.set_deadline(deadline)?;
+        }
+        self.has_deadline = deadline.is_some();
+        Ok(())
     }
 
     /// Puts the program at `regs`, all of them but RFLAGS. Not after a kick or an interruption.
