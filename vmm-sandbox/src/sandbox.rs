@@ -1,6 +1,6 @@
 //! A program in its micro-VM.
 
-use std::{fmt, path::PathBuf};
+use std::{borrow::Cow, fmt, path::PathBuf};
 
 use vmm_core::{Error, ErrorKind, Result, exit::Fault as VcpuFault};
 
@@ -63,7 +63,7 @@ impl Sandbox {
     }
 
     /// A program in memory.
-    pub fn image(image: impl Into<Vec<u8>>) -> Builder {
+    pub fn image(image: impl Into<Cow<'static, [u8]>>) -> Builder {
         Builder::of_bytes(image.into())
     }
 

@@ -18,7 +18,7 @@ fn natively(name: &str, image: &[u8], arguments: &[&str]) -> (String, Option<i32
 }
 
 /// Compares line by line, which is easier to read than a wall of text.
-fn same(name: &str, image: &[u8], arguments: &[&str]) {
+fn same(name: &str, image: &'static [u8], arguments: &[&str]) {
     let (expected, status) = natively(name, image, arguments);
     let all = [name].into_iter().chain(arguments.iter().copied());
     let mut sandbox = Sandbox::image(image).args(all).build().unwrap();

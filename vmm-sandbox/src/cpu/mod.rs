@@ -190,7 +190,7 @@ impl Cpu {
 
     /// Runs the program until it wants something.
     pub(crate) fn run(&mut self, space: &mut Space) -> Result<Event> {
-        if let Some(stopped) = self.edit_tables(space)? {
+        if let Some(stopped) = self.settle(space)? {
             return Ok(stopped);
         }
         match self.vcpu.run(&Ports)? {
@@ -199,9 +199,9 @@ impl Cpu {
         }
     }
 
-    /// Lets the guest change its page tables; gives what came in the way.
-    fn edit_tables(&mut self, space: &mut Space) -> Result<Option<Event>> {
-        let edits = space.take_edits();
+    /// Shows the guest its memory as it is now; gives what came in the way.
+    fn settle(&mut self, space: &mut Space) -> Result<Option<Event>> {
+        let edits = space.settle()?;
         if edits.is_empty() {
             return Ok(None);
         }
