@@ -16,18 +16,6 @@ void call_kernel(long times)
         syscall(SYS_getppid);
 }
 
-/* A loop of registers only; the result is used, so it is not left out. */
-long compute(long rounds)
-{
-    unsigned long state = 1;
-    while (rounds-- > 0) {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-    }
-    return (long)state;
-}
-
 int main(int argc, char **argv)
 {
     (void)argv;

@@ -13,8 +13,6 @@ const PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/sandbox/sandbox
 
 /// Calls in one sample.
 const CALLS: u64 = 500;
-/// Rounds of a loop of six instructions and its end.
-const ROUNDS: i64 = 2_000_000;
 
 pub(crate) fn rows() {
     let mut app = builder().build().unwrap();
@@ -28,9 +26,6 @@ pub(crate) fn rows() {
     };
     let row = pairs(40, || system_call(&mut app), exit::bare_port());
     print_pair("sandbox: getppid", &row);
-    let compute = || nanoseconds(|| app.call::<i64>("compute", (ROUNDS,)).unwrap());
-    let row = pairs(40, compute, || nanoseconds(|| natively(ROUNDS)));
-    print_pair("sandbox: a loop of registers beside native", &row);
     let whole = || {
         nanoseconds(|| {
             let mut sandbox = builder().args(["bench", "end"]).build().unwrap();
@@ -50,15 +45,4 @@ fn calls(app: &mut Sandbox, name: &'static str) -> impl FnMut() -> f64 {
         let time = nanoseconds(|| (0..CALLS).for_each(|_| app.call::<()>(name, ()).unwrap()));
         time / CALLS as f64
     }
-}
-
-/// The same loop as in the program.
-fn natively(rounds: i64) -> u64 {
-    let mut state = 1_u64;
-    for _ in 0..std::hint::black_box(rounds) {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-    }
-    state
 }
