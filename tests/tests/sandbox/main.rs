@@ -13,6 +13,7 @@ mod files;
 mod limits;
 mod native;
 mod run;
+mod storm;
 
 use vmm_core::host::{self, KvmKind};
 
