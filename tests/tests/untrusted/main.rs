@@ -1,8 +1,10 @@
 //! What comes from outside, whatever it is: an error or a value, never a panic and nothing beside
 //! it touched.
 //!
-//! Twins of the targets in fuzz/, short enough for every run; saved state has its own in
+//! What the targets in fuzz/ check, short enough for every run; saved state has its own in
 //! vmm-core/src/persist.rs.
+
+mod image;
 
 use proptest::prelude::*;
 use vmm_core::{
@@ -66,4 +68,70 @@ proptest! {
         }
         prop_assert!(ram.iter().all(|&byte| byte == 0), "bytes beside the image have changed");
     }
+}
+
+/// What a fuzzer would give: an image with some fields changed; the first byte tells which.
+fn described_image() -> impl Strategy<Value = Vec<u8>> {
+    let machine = (0..8u8, any::<u16>(), 0..2100u16, 0..100u16);
+    (machine, prop::collection::vec(any::<u8>(), 0..200)).prop_map(|(machine, changes)| {
+        let (kind, ram, cmdline, extra) = machine;
+        let words = [ram, cmdline, extra].map(u16::to_le_bytes).concat();
+        [&[kind], &*words, &*changes].concat()
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn an_image_is_loaded_as_its_headers_say_or_refused_by_name(input in described_image()) {
+        use image::Parser::{Elf64, Inspect, Linux, Multiboot, Pvh};
+        for parser in [Elf64, Inspect, Linux, Multiboot, Pvh] {
+            image::check(parser, &input);
+        }
+    }
+}
+
+#[test]
+fn an_image_without_damage_loads_where_there_is_room() {
+    use image::Parser::{Elf64, Inspect, Linux, Multiboot, Pvh};
+    let ways = [
+        (0, Linux),
+        (2, Linux),
+        (2, Pvh),
+        (2, Elf64),
+        (4, Multiboot),
+        (4, Pvh),
+        (6, Multiboot),
+        (6, Inspect),
+    ];
+    for (kind, parser) in ways {
+        // Pages of RAM less one, and bytes of command line and initrd, little-endian.
+        let loads = |ram: [u8; 2], cmdline: [u8; 2], initrd: [u8; 2]| {
+            image::check(parser, &[&[kind], &ram[..], &cmdline, &initrd].concat())
+        };
+        let (enough, small, huge) = ([0x7f, 0x02], [0x80, 0], [0xff, 0xff]);
+        assert!(loads(enough, [20, 0], [0, 7]), "{kind} {parser:?}");
+        if parser != Inspect {
+            assert!(!loads(small, [20, 0], [0, 7]), "RAM too small: {kind} {parser:?}");
+        }
+        if matches!(parser, Linux | Pvh) {
+            assert!(!loads(enough, [0, 8], [0, 7]), "command line too long: {kind} {parser:?}");
+        }
+        if matches!(parser, Linux | Pvh | Multiboot) {
+            assert!(!loads(enough, [20, 0], huge), "initrd larger than RAM: {kind} {parser:?}");
+        }
+    }
+}
+
+#[test]
+fn a_pvh_entry_outside_ram_is_refused() {
+    // A 64-bit ELF in 1 MiB and more, with one change: the 4 bytes of the note that are the entry.
+    let entry_at = |entry: u64| {
+        let machine = [2, 0x7f, 0x02, 0, 0, 0, 0];
+        let change = [&[1, 0x90, 0x03, 2 << 3], &entry.to_le_bytes()[..]].concat();
+        image::check(image::Parser::Pvh, &[&machine[..], &change].concat())
+    };
+    assert!(entry_at(0x10_0200));
+    assert!(!entry_at(0xfff0_0000));
 }
