@@ -2,6 +2,7 @@
 //! error that names the image; never a panic.
 //!
 //! The targets in fuzz/ check the same: there, a fuzzer makes the input.
+#![expect(clippy::expect_used, clippy::panic, reason = "a test")]
 
 use vmm_core::{
     Error, ErrorKind,
