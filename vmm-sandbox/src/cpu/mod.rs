@@ -119,6 +119,11 @@ impl Cpu {
         Ok(Self { vcpu, stub, entry, has_deadline: false })
     }
 
+    /// Fails in a child of `fork()`, which has neither the vCPU nor the program's memory.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.vcpu.regs().map(|_| ())
+    }
+
     pub(crate) fn kicker(&self) -> Kicker {
         self.vcpu.kicker()
     }
