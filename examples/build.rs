@@ -4,17 +4,26 @@ use std::{path::Path, process::ExitCode};
 
 #[path = "../tests/guests/compile.rs"]
 mod compile;
+#[path = "../tests/guests/program.rs"]
+#[expect(dead_code, reason = "tests compile whole directories")]
+mod program;
 
 fn main() -> ExitCode {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=guests");
-    match hello().and_then(|()| compile::unikernels()) {
+    match guests() {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             println!("cargo::error=compiling the examples' guests: {why}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn guests() -> Result<(), String> {
+    hello()?;
+    compile::unikernels()?;
+    program::one(Path::new("guests/hostcall.c"))
 }
 
 /// A flat binary, which a machine loads as it is.

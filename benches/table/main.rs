@@ -18,6 +18,7 @@ mod dispatch;
 mod exit;
 mod memory;
 mod sample;
+mod sandbox;
 mod stop;
 
 use vmm_core::host::{self, KvmKind};
@@ -32,6 +33,7 @@ const GROUPS: &[Group] = &[
     ("exit", exit::rows),
     ("stop", stop::rows),
     ("memory", memory::rows),
+    ("sandbox", sandbox::rows),
 ];
 
 fn main() {

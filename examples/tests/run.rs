@@ -34,6 +34,20 @@ fn hello_answers_or_says_why_it_cannot() -> Result {
 }
 
 #[test]
+fn hostcall_scores_or_says_why_it_cannot() -> Result {
+    let output = example("hostcall", &[])?;
+    if host::probe().kvm == KvmKind::None {
+        println!("skipped: hostcall_scores_or_says_why_it_cannot: no /dev/kvm here");
+        assert_eq!(output.status.code(), Some(1));
+        return Ok(());
+    }
+    println!("hostcall_scores_or_says_why_it_cannot: on {}", host::probe().kvm);
+    assert_eq!(String::from_utf8(output.stdout)?, "score: 16\n");
+    assert!(output.status.success());
+    Ok(())
+}
+
+#[test]
 fn probe_prints_a_table_for_people_and_json_for_programs() -> Result {
     let table = String::from_utf8(example("probe", &[])?.stdout)?;
     let kind = host::probe().kvm;

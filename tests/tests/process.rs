@@ -29,6 +29,7 @@ use vmm_core::{
     memory::GuestAddress,
 };
 use vmm_devices::DebugExit;
+use vmm_sandbox::Sandbox;
 
 /// jmp to itself.
 const SPIN: &[u8] = &[0xeb, 0xfe];
@@ -95,6 +96,28 @@ fn after_fork_the_child_gets_wrong_process_and_the_parent_goes_on() {
     });
     assert_eq!(status, 0);
     assert_eq!(built.run().unwrap(), Outcome::PowerOff(7));
+}
+
+#[test]
+fn a_sandbox_is_its_own_process_s() {
+    let test = "a_sandbox_is_its_own_process_s";
+    let Some(kvm) = this_host::kvm_for(test) else { return };
+    let program = include_bytes!(concat!(env!("OUT_DIR"), "/sandbox/calls")).as_slice();
+    let make = || Sandbox::image(program).hypervisor(Arc::clone(&kvm)).build().unwrap();
+    let (mut new, mut ready) = (Some(make()), Some(make()));
+    ready.as_mut().unwrap().start().unwrap();
+    let mut bytes = [1, 2, 3];
+    let status = in_child(|| {
+        let wrong = |kind| kind == ErrorKind::WrongProcess;
+        let started = new.as_mut().unwrap().start().is_err_and(|e| wrong(e.kind()));
+        let called = ready.as_mut().unwrap().call::<u64>("reverse", (bytes.as_mut_slice(),));
+        drop((new.take(), ready.take()));
+        started && called.is_err_and(|e| wrong(e.kind()))
+    });
+    assert_eq!(status, 0);
+    assert_eq!(ready.unwrap().call::<u64>("reverse", (bytes.as_mut_slice(),)).unwrap(), 3);
+    assert_eq!(bytes, [3, 2, 1]);
+    assert_eq!(new.unwrap().start().unwrap(), vmm_sandbox::Outcome::Ready);
 }
 
 #[test]

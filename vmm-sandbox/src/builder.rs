@@ -1,6 +1,6 @@
 //! From a description to a sandbox.
 
-use std::{fmt, os::unix::ffi::OsStringExt, path::PathBuf, sync::Arc, time::Duration};
+use std::{borrow::Cow, fmt, os::unix::ffi::OsStringExt, path::PathBuf, sync::Arc, time::Duration};
 
 use vmm_core::{
     Error, Result,
@@ -59,7 +59,7 @@ pub struct Builder {
 }
 
 enum Image {
-    Bytes(Vec<u8>),
+    Bytes(Cow<'static, [u8]>),
     Path(PathBuf),
 }
 
@@ -68,7 +68,7 @@ impl Builder {
         Self::new(Image::Path(path))
     }
 
-    pub(crate) fn of_bytes(image: Vec<u8>) -> Self {
+    pub(crate) fn of_bytes(image: Cow<'static, [u8]>) -> Self {
         Self::new(Image::Bytes(image))
     }
 
@@ -285,7 +285,7 @@ impl Builder {
 
 impl Image {
     /// The bytes, and what the program is called.
-    fn read(self) -> Result<(Vec<u8>, Vec<u8>)> {
+    fn read(self) -> Result<(Cow<'static, [u8]>, Vec<u8>)> {
         match self {
             Self::Bytes(image) => Ok((image, b"program".to_vec())),
             Self::Path(path) => {
@@ -293,7 +293,7 @@ impl Image {
                     let doing = format!("reading {}", path.display());
                     Error::host(doing, error.raw_os_error().unwrap_or(libc::EIO))
                 })?;
-                Ok((image, path.into_os_string().into_vec()))
+                Ok((image.into(), path.into_os_string().into_vec()))
             }
         }
     }

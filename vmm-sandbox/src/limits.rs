@@ -64,13 +64,20 @@ impl fmt::Debug for Canceller {
     }
 }
 
+/// A run that is going on.
+#[derive(Clone, Copy)]
+struct Run {
+    began: Instant,
+    /// The thread's processor time then. Asking for it is a system call, so only if it is limited.
+    processor: Option<Duration>,
+}
+
 /// Watches over the runs of one program.
 pub(crate) struct Watch {
     limits: Limits,
     shared: Arc<Shared>,
-    /// When this run began, and the thread's processor time then.
-    run: Option<(Instant, Duration)>,
-    /// The processor time of the runs before.
+    run: Option<Run>,
+    /// What the runs before this one have taken.
     spent: Duration,
 }
 
@@ -87,32 +94,30 @@ impl Watch {
     /// A run begins, or goes on after an interruption.
     pub(crate) fn begin(&mut self) {
         if self.run.is_none() {
-            self.run = Some((Instant::now(), thread_time()));
+            let processor = self.limits.cpu_time.map(|_| thread_time());
+            self.run = Some(Run { began: Instant::now(), processor });
         }
     }
 
     /// The run is over.
     pub(crate) fn end(&mut self) {
-        self.spent = self.processor_time();
+        self.spent = self.time();
         self.run = None;
     }
 
-    /// The processor time the program has had, the host's work for it included.
-    pub(crate) fn processor_time(&self) -> Duration {
-        self.spent + self.run_processor_time()
-    }
-
-    fn run_processor_time(&self) -> Duration {
-        self.run.map_or(Duration::ZERO, |(_, began)| thread_time().saturating_sub(began))
+    /// How long the program has run, the host's work for it and its waits included: its own idea of
+    /// processor time.
+    pub(crate) fn time(&self) -> Duration {
+        self.spent + self.run.map_or(Duration::ZERO, |run| run.began.elapsed())
     }
 
     /// When to look at the limits next. Processor time is never ahead of the clock, so what is left
     /// of it is a moment before which it cannot be used up.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        let (began, _) = self.run?;
-        let time = self.limits.time.and_then(|limit| began.checked_add(limit));
+        let run = self.run?;
+        let time = self.limits.time.and_then(|limit| run.began.checked_add(limit));
         let cpu_time = self.limits.cpu_time.and_then(|limit| {
-            Instant::now().checked_add(limit.saturating_sub(self.run_processor_time()))
+            Instant::now().checked_add(limit.saturating_sub(run.processor_time()))
         });
         [time, cpu_time].into_iter().flatten().min()
     }
@@ -129,12 +134,11 @@ impl Watch {
     }
 
     fn exceeded(&self) -> Option<Cause> {
-        let (began, _) = self.run?;
-        if let Some(limit) = self.limits.time.filter(|limit| began.elapsed() >= *limit) {
+        let run = self.run?;
+        if let Some(limit) = self.limits.time.filter(|limit| run.began.elapsed() >= *limit) {
             return Some(Cause::TimedOut(limit));
         }
-        let used = self.run_processor_time();
-        self.limits.cpu_time.filter(|limit| used >= *limit).map(Cause::CpuTime)
+        self.limits.cpu_time.filter(|limit| run.processor_time() >= *limit).map(Cause::CpuTime)
     }
 
     /// Waits until one of `fds` is ready, at most for `timeout`; gives what each is ready for.
@@ -173,6 +177,13 @@ impl Watch {
                 return Ok(ready);
             }
         }
+    }
+}
+
+impl Run {
+    /// The processor time it has taken, the host's work included.
+    fn processor_time(self) -> Duration {
+        self.processor.map_or(Duration::ZERO, |began| thread_time().saturating_sub(began))
     }
 }
 
@@ -235,6 +246,6 @@ mod tests {
         assert_eq!(watch.wait(&fd, Some(5 * limit)), Ok(vec![PollFlags::empty()]));
         assert_eq!(watch.take_cause(), None);
         while watch.take_cause().is_none() {}
-        assert!(watch.processor_time() >= limit);
+        assert!(watch.time() >= 6 * limit);
     }
 }

@@ -1,6 +1,6 @@
 //! A program in its micro-VM.
 
-use std::{fmt, path::PathBuf};
+use std::{borrow::Cow, fmt, path::PathBuf};
 
 use vmm_core::{Error, ErrorKind, Result, exit::Fault as VcpuFault};
 
@@ -63,7 +63,7 @@ impl Sandbox {
     }
 
     /// A program in memory.
-    pub fn image(image: impl Into<Vec<u8>>) -> Builder {
+    pub fn image(image: impl Into<Cow<'static, [u8]>>) -> Builder {
         Builder::of_bytes(image.into())
     }
 
@@ -87,12 +87,13 @@ impl Sandbox {
     ///
     /// # Errors
     /// `WrongState` if it was started before; `Interrupted` if a signal came on this thread, and
-    /// the next `start` goes on; `Host` if the back end fails, and the sandbox is then
+    /// the next `start` goes on; `WrongProcess` in a child of `fork()`; `Host` if the back end fails, and the sandbox is then
     /// unrecoverable.
     pub fn start(&mut self) -> Result<Outcome> {
         if self.state != State::New {
             return Err(Error::wrong_state(format!("start: {}", self.state)));
         }
+        self.cpu.check()?;
         let stop = self.run()?;
         let outcome = match stop {
             Stop::Exited(status) => Outcome::Exited(status),
@@ -125,11 +126,12 @@ impl Sandbox {
     /// # Errors
     /// `WrongState` if it is not ready; `NotFound` if it has no such symbol; `BadConfig` if the
     /// arguments do not fit; `Poisoned` if it did not return, and [`state`](Self::state) says why;
-    /// `GuestMemory` if what it returned points nowhere; `Host` if the back end fails.
+    /// `GuestMemory` if what it returned points nowhere; `WrongProcess` in a child of `fork()`; `Host` if the back end fails.
     pub fn call<'a, R: Return>(&mut self, name: &str, arguments: impl Arguments<'a>) -> Result<R> {
         if self.state != State::Ready {
             return Err(Error::wrong_state(format!("call of {name:?}: {}", self.state)));
         }
+        self.cpu.check()?;
         let function = self.program.symbol(name);
         let function = function
             .ok_or_else(|| Error::not_found(format!("the program has no symbol {name:?}")))?;
@@ -317,3 +319,11 @@ impl fmt::Debug for Sandbox {
         f.debug_struct("Sandbox").field("state", &self.state).finish_non_exhaustive()
     }
 }
+
+const _: () = {
+    const fn sent<T: Send>() {}
+    const fn shared<T: Send + Sync>() {}
+    sent::<Sandbox>();
+    sent::<Builder>();
+    shared::<Canceller>();
+};

@@ -11,7 +11,9 @@ mod busybox;
 mod calls;
 mod files;
 mod limits;
+mod native;
 mod run;
+mod storm;
 
 use vmm_core::host::{self, KvmKind};
 

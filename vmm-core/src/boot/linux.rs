@@ -152,6 +152,10 @@ impl Loader for Linux {
                 let entry = kernel.pvh_entry.ok_or_else(|| {
                     image.bad("no PVH entry: no ELF, or no XEN_ELFNOTE_PHYS32_ENTRY in its notes")
                 })?;
+                if !memory.has(GuestAddress(entry.into()), 1) {
+                    let why = format!("XEN_ELFNOTE_PHYS32_ENTRY {entry:#x} is no RAM");
+                    return Err(image.bad(why));
+                }
                 pvh::enter(memory, entry, initrd, rsdp)
             }
         }
@@ -223,6 +227,10 @@ fn load_bzimage(image: &mut Opened, memory: &GuestMemory) -> Result<Kernel> {
         let (setup_sects, len) = (header.setup_sects, image.len());
         return Err(image.bad(format!("setup_sects {setup_sects}, but only {len:#x} bytes")));
     };
+    if size <= ENTRY_64 {
+        let len = image.len();
+        return Err(image.bad(format!("ends at {len:#x}, before its 64-bit entry")));
+    }
     let at = load_address(image, &header)?;
     // It unpacks itself there, in `init_size` bytes; or at its preferred address, if that is higher.
     let unpacked = at.max(header.pref_address).checked_add(u64::from(header.init_size));
@@ -383,6 +391,7 @@ mod tests {
             (with(0x260, &[0xff; 4]), "init_size 0xffffffff"),
             (with(0x214, &[0, 0, 0, 0xff]), "0xff000000"),
             (Linux::kernel(Image::bytes(vec![0; 3])), "ends at 0x3"),
+            (Linux::kernel(Image::bytes(&bzimage()[..0x600])), "ends at 0x600, before its 64-bit"),
             (Linux::kernel("no/such/kernel"), "no/such/kernel: No such file"),
             (Linux::kernel("src"), "not a regular file"),
             (with(0, &[]).initrd("no/such/initrd"), "no/such/initrd"),

@@ -289,6 +289,11 @@ impl Control {
             phase.held = true;
             self.held.store(true, SeqCst);
             lower(&self.gate);
+            // Whoever ends the run says so, then opens the gate, perhaps before it was closed here;
+            // a runner that has not looked since would wait at it.
+            if self.is_ending() {
+                raise(&self.gate);
+            }
             if self.is_paused(phase) {
                 self.post(phase, Event::Paused);
             }
@@ -523,10 +528,22 @@ impl Drop for Resetting<'_> {
 
 #[cfg(test)]
 mod tests {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
     use super::*;
 
     fn interrupted() -> Result<Outcome> {
         Err(Error::new(ErrorKind::Interrupted, "a signal"))
+    }
+
+    #[test]
+    fn a_pause_that_meets_the_end_of_a_run_keeps_nobody_in() {
+        let control = Control::new().unwrap();
+        control.begin().unwrap();
+        control.end(Ok(Outcome::PowerOff(7)));
+        control.request_pause().unwrap();
+        let mut gate = [PollFd::from_borrowed_fd(control.gate.as_fd(), PollFlags::IN)];
+        assert_eq!(poll(&mut gate, Some(&Timespec::default())).unwrap(), 1);
     }
 
     #[test]

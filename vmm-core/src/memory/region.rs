@@ -6,7 +6,7 @@ use std::{fmt, fs::File, num::NonZeroUsize, sync::Arc};
 use rustix::{
     fs::{FallocateFlags, MemfdFlags, SealFlags},
     io::Errno,
-    mm::{Advice, MapFlags, ProtFlags},
+    mm::{Advice, MapFlags, MprotectFlags, ProtFlags},
 };
 use vm_memory::{
     Bytes, FileOffset, GuestAddress, GuestMemoryRegion, GuestMemoryRegionBytes, GuestUsize,
@@ -23,6 +23,8 @@ use crate::{
 
 /// The size of a page of guest RAM in bytes; regions start and end on multiples of it.
 pub const PAGE_SIZE: u64 = 4096;
+/// What lies before RAM in huge pages.
+const GUARD: usize = PAGE_SIZE as usize;
 /// The size of a huge page of x86-64.
 const HUGE_PAGE: usize = 2 << 20;
 const PAGE: NonZeroUsize = NonZeroUsize::new(PAGE_SIZE as usize).unwrap();
@@ -42,8 +44,8 @@ impl RamRegion {
     /// passes 2^64; `Host` if it cannot be mapped.
     pub fn anonymous(start: GuestAddress, len: u64) -> Result<Self> {
         let size = checked_size(start, len)?;
-        let address = map_anonymous(start, size);
-        Mapping::own(address.host(|| format!("mapping {len:#x} bytes of guest RAM"))?, size, None)
+        let raw = map_anonymous(start, size);
+        Mapping::new(raw.host(|| format!("mapping {len:#x} bytes of guest RAM"))?)
             .map(|mapping| Self { start, mapping })
     }
 
@@ -59,7 +61,9 @@ impl RamRegion {
         // keep the file from being truncated under it.
         let address = unsafe { rustix::mm::mmap(std::ptr::null_mut(), size, RW, flags, &file, 0) };
         let address = address.host(|| format!("mapping {len:#x} bytes of a memfd"))?;
-        Mapping::own(address, size, Some(file)).map(|mapping| Self { start, mapping })
+        let (file, owner) = (Some(file), Some(Owner::current()));
+        let raw = RawMapping { address, size, guard: 0, file, owner };
+        Mapping::new(raw).map(|mapping| Self { start, mapping })
     }
 
     /// `len` bytes of the caller's own memory at `address`, for instance a buffer shared with
@@ -82,7 +86,7 @@ impl RamRegion {
                 "caller's RAM at {address:?}: not page-aligned"
             )));
         }
-        let raw = RawMapping { address: address.cast(), size, file: None, owner: None };
+        let raw = RawMapping { address: address.cast(), size, guard: 0, file: None, owner: None };
         Mapping::new(raw).map(|mapping| Self { start, mapping })
     }
 
@@ -154,21 +158,36 @@ fn checked_size(start: GuestAddress, len: u64) -> Result<usize> {
 /// Maps anonymous memory for the guest address `start`, so that the host can back it by huge pages
 /// and KVM can map these as such: that takes host addresses that are at the guest's offsets in a
 /// huge page. A boot of Linux then takes 200 page faults of guest memory instead of 17,000.
-fn map_anonymous(start: GuestAddress, size: usize) -> rustix::io::Result<*mut libc::c_void> {
+fn map_anonymous(start: GuestAddress, size: usize) -> rustix::io::Result<RawMapping> {
     let spare = if size < HUGE_PAGE { 0 } else { HUGE_PAGE };
     let whole = size.checked_add(spare).ok_or(Errno::NOMEM)?;
     let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
     // SAFETY: a new mapping at an address of the kernel's choice aliases nothing.
     let mapped = unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), whole, RW, flags) }?;
+    let own = |address, guard| RawMapping {
+        address,
+        size,
+        guard,
+        file: None,
+        owner: Some(Owner::current()),
+    };
     if spare == 0 {
-        return Ok(mapped);
+        return Ok(own(mapped, 0));
     }
-    let before = (start.0 as usize).wrapping_sub(mapped.addr()) % HUGE_PAGE;
+    let before = match (start.0 as usize).wrapping_sub(mapped.addr()) % HUGE_PAGE {
+        0 => HUGE_PAGE,
+        before => before,
+    };
     let address = mapped.wrapping_byte_add(before);
-    // SAFETY: both ends of the new mapping, which nobody knows yet; what stays is `size` bytes.
+    // The page before RAM stays, without access: else what the kernel maps next, perhaps a stack,
+    // ends where a huge page begins, and takes one as soon as it is touched.
+    let guard = address.wrapping_byte_sub(GUARD);
+    // SAFETY: both ends of the new mapping, which nobody knows yet; what stays is the guard and
+    // `size` bytes.
     unsafe {
-        unmap(mapped, before)?;
+        unmap(mapped, before - GUARD)?;
         unmap(address.wrapping_byte_add(size), spare - before)?;
+        rustix::mm::mprotect(guard, GUARD, MprotectFlags::empty())?;
     }
     if let Some(low) = HUGE_PAGE.checked_sub(start.0 as usize) {
         // Small images, tables and the BIOS's areas lie here, and often nothing else: a huge page
@@ -176,7 +195,7 @@ fn map_anonymous(start: GuestAddress, size: usize) -> rustix::io::Result<*mut li
         // SAFETY: the first bytes of the new mapping; the advice changes no contents.
         let _ = unsafe { rustix::mm::madvise(address, low.min(size), Advice::LinuxNoHugepage) };
     }
-    Ok(address)
+    Ok(own(address, GUARD))
 }
 
 /// # Safety
@@ -206,10 +225,6 @@ struct Mapping {
 }
 
 impl Mapping {
-    fn own(address: *mut libc::c_void, size: usize, file: Option<File>) -> Result<Arc<Self>> {
-        Self::new(RawMapping { address, size, file, owner: Some(Owner::current()) })
-    }
-
     fn new(raw: RawMapping) -> Result<Arc<Self>> {
         // SAFETY: `raw` is a mapping of `size` bytes; the advice changes only what a child of
         // fork() sees.
@@ -231,6 +246,8 @@ impl Mapping {
 struct RawMapping {
     address: *mut libc::c_void,
     size: usize,
+    /// Bytes before it that are mapped too.
+    guard: usize,
     file: Option<File>,
     /// The process that mapped it and unmaps it; `None` if it is the caller's.
     owner: Option<Owner>,
@@ -271,8 +288,10 @@ impl Drop for RawMapping {
         // A child of fork() does not have the mapping: at its address something of the child's own
         // may lie.
         if self.owner.is_some_and(Owner::is_current) {
+            let (start, size) =
+                (self.address.wrapping_byte_sub(self.guard), self.size + self.guard);
             // SAFETY: we mapped these bytes, and the last user of them is this one.
-            let unmapped = unsafe { rustix::mm::munmap(self.address, self.size) };
+            let unmapped = unsafe { rustix::mm::munmap(start, size) };
             if let Err(error) = unmapped {
                 log::error!("unmapping guest RAM at {:?}: {error}", self.address);
             }

@@ -83,6 +83,7 @@ pub(crate) struct Cpu {
     vcpu: Box<dyn Vcpu>,
     stub: Stub,
     entry: Entry,
+    has_deadline: bool,
 }
 
 impl Cpu {
@@ -115,7 +116,12 @@ impl Cpu {
             ..CpuState::default()
         })?;
         vcpu.set_call_port(CallPort { port: CALL_PORT, resume })?;
-        Ok(Self { vcpu, stub, entry })
+        Ok(Self { vcpu, stub, entry, has_deadline: false })
+    }
+
+    /// Fails in a child of `fork()`, which has neither the vCPU nor the program's memory.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.vcpu.regs().map(|_| ())
     }
 
     pub(crate) fn kicker(&self) -> Kicker {
@@ -124,7 +130,11 @@ impl Cpu {
 
     /// When [`run`](Self::run) is to come back, at the latest.
     pub(crate) fn set_deadline(&mut self, deadline: Option<Instant>) -> Result<()> {
-        self.vcpu.set_deadline(deadline)
+        if deadline.is_some() || self.has_deadline {
+            self.vcpu.set_deadline(deadline)?;
+        }
+        self.has_deadline = deadline.is_some();
+        Ok(())
     }
 
     /// Puts the program at `regs`, all of them but RFLAGS. Not after a kick or an interruption.
@@ -185,7 +195,7 @@ impl Cpu {
 
     /// Runs the program until it wants something.
     pub(crate) fn run(&mut self, space: &mut Space) -> Result<Event> {
-        if let Some(stopped) = self.edit_tables(space)? {
+        if let Some(stopped) = self.settle(space)? {
             return Ok(stopped);
         }
         match self.vcpu.run(&Ports)? {
@@ -194,9 +204,9 @@ impl Cpu {
         }
     }
 
-    /// Lets the guest change its page tables; gives what came in the way.
-    fn edit_tables(&mut self, space: &mut Space) -> Result<Option<Event>> {
-        let edits = space.take_edits();
+    /// Shows the guest its memory as it is now; gives what came in the way.
+    fn settle(&mut self, space: &mut Space) -> Result<Option<Event>> {
+        let edits = space.settle()?;
         if edits.is_empty() {
             return Ok(None);
         }

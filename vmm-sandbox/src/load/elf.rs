@@ -1,6 +1,6 @@
 //! A static Linux program as a file: what of it goes where.
 
-use std::{collections::HashMap, ops::Range};
+use std::{borrow::Cow, collections::HashMap, ops::Range};
 
 use object::{
     LittleEndian, Object, ObjectSymbol,
@@ -25,7 +25,7 @@ type File<'a> = ElfFile64<'a, LittleEndian>;
 /// A program, checked.
 #[derive(Debug)]
 pub(crate) struct Program {
-    image: Vec<u8>,
+    image: Cow<'static, [u8]>,
     /// What is added to the file's addresses.
     pub(super) base: u64,
     pub(super) entry: u64,
@@ -58,9 +58,9 @@ impl Program {
     ///
     /// # Errors
     /// `BadImage` with the reason if it is not a static x86-64 program.
-    pub(crate) fn parse(image: Vec<u8>) -> Result<Self> {
+    pub(crate) fn parse(image: Cow<'static, [u8]>) -> Result<Self> {
         let bad = |why: String| Error::bad_image(format!("program: {why}"));
-        let file = File::parse(image.as_slice());
+        let file = File::parse(&*image);
         let file = file.map_err(|error| bad(format!("not a 64-bit ELF file ({error})")))?;
         let (header, headers) = (file.elf_header(), file.elf_program_headers());
         let machine = header.e_machine(LittleEndian);
@@ -112,7 +112,7 @@ impl Program {
         if let Some(known) = self.symbols.get(name) {
             return Some(*known);
         }
-        let file = File::parse(self.image.as_slice()).ok()?;
+        let file = File::parse(&*self.image).ok()?;
         let mut symbols = file.symbols().chain(file.dynamic_symbols());
         let found = symbols.find(|symbol| {
             symbol.is_definition() && symbol.is_global() && symbol.name() == Ok(name)

@@ -86,10 +86,9 @@ impl Space {
     /// An empty one, of at most `limit` bytes with its page tables.
     pub(crate) fn new(vm: Arc<dyn Vm>, limit: u64) -> Result<Self, Error> {
         let mut frames = Frames::new(limit);
-        let mut ram = Ram::new(vm, limit)?;
+        let ram = Ram::new(vm, limit)?;
         let tables = Tables::new(&ram, &mut frames);
         let tables = tables.map_err(|_| Error::bad_config("no room for a page table"))?;
-        ram.commit(frames.high_water())?;
         Ok(Self { ram, frames, tables, areas: BTreeMap::new() })
     }
 
@@ -98,9 +97,14 @@ impl Space {
         self.tables.root()
     }
 
-    /// The changes the guest has to make before the program goes on.
-    pub(crate) fn take_edits(&mut self) -> Vec<Edit> {
-        self.tables.take_edits()
+    /// Makes ready for the program to go on: shows the VM all frames that are in use, and gives the
+    /// changes that the guest has to make to its tables.
+    ///
+    /// # Errors
+    /// `Host` if the VM cannot have the memory.
+    pub(crate) fn settle(&mut self) -> Result<Vec<Edit>, Error> {
+        self.ram.commit(self.frames.high_water())?;
+        Ok(self.tables.take_edits())
     }
 
     /// Bytes of RAM in use, page tables included.
@@ -300,14 +304,9 @@ impl Space {
         Ok(())
     }
 
-    /// Maps pages; tables and what they lead to are then visible to the VM.
+    /// Maps pages.
     fn try_set(&mut self, at: u64, len: u64, target: Target) -> Result<(), Errno> {
         let set = self.tables.set(&self.ram, &mut self.frames, at, len / PAGE, target);
-        let committed = self.ram.commit(self.frames.high_water());
-        committed.map_err(|error| {
-            log::error!("growing a sandbox's memory: {error}");
-            Errno::NOMEM
-        })?;
         set.map_err(|_| Errno::NOMEM)
     }
 

@@ -83,7 +83,7 @@ impl Tables {
         std::mem::take(&mut self.edits)
     }
 
-    /// Maps the pages from `at` on. Tables take frames: the RAM is to be committed afterwards.
+    /// Maps the pages from `at` on.
     ///
     /// # Errors
     /// Only if `target` is not [`Target::Nothing`]; then some of the pages may be mapped.

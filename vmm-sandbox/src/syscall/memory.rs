@@ -102,7 +102,7 @@ fn choose(process: &Process, hint: u64, len: u64) -> Result<u64, Errno> {
 
 fn munmap(process: &mut Process, call: &mut Call<'_>) -> Answer {
     let [at, len, ..] = call.args;
-    process.space.unmap(at, whole_pages(len)?).map_err(outside)?;
+    whole_pages(len).and_then(|len| process.space.unmap(at, len)).map_err(outside)?;
     Ok(0)
 }
 

@@ -59,9 +59,7 @@ fn now(process: &Process, clock: u64) -> Result<Duration, Errno> {
         | libc::CLOCK_MONOTONIC
         | libc::CLOCK_MONOTONIC_COARSE
         | libc::CLOCK_MONOTONIC_RAW => Ok(process.clock.monotonic()),
-        libc::CLOCK_PROCESS_CPUTIME_ID | libc::CLOCK_THREAD_CPUTIME_ID => {
-            Ok(process.watch.processor_time())
-        }
+        libc::CLOCK_PROCESS_CPUTIME_ID | libc::CLOCK_THREAD_CPUTIME_ID => Ok(process.watch.time()),
         _ => Err(Errno::INVAL),
     }
 }

@@ -1,0 +1,26 @@
+/* What calls are measured with. */
+#include <sys/syscall.h>
+#include <unistd.h>
+#include <vmm_guest.h>
+
+void nothing(void) {}
+
+void host(void)
+{
+    vmm_call("nothing", 0, 0, 0);
+}
+
+void call_kernel(long times)
+{
+    while (times-- > 0)
+        syscall(SYS_getppid);
+}
+
+int main(int argc, char **argv)
+{
+    (void)argv;
+    if (argc > 1)
+        return 0;
+    vmm_ready();
+    return 1;
+}

@@ -1,0 +1,39 @@
+//! The same program on Linux itself and in a sandbox: what it prints is the same.
+
+use std::{fs, os::unix::fs::PermissionsExt, process};
+
+use vmm_sandbox::{Outcome, Sandbox};
+
+use crate::{can_run, program};
+
+/// Runs it on this host; gives standard output and the exit status.
+fn natively(name: &str, image: &[u8], arguments: &[&str]) -> (String, Option<i32>) {
+    let path = std::env::temp_dir().join(format!("vmm-{}-{name}", process::id()));
+    fs::write(&path, image).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    let output = process::Command::new(&path).args(arguments).env_clear().output();
+    fs::remove_file(&path).unwrap();
+    let output = output.unwrap();
+    (String::from_utf8(output.stdout).unwrap(), output.status.code())
+}
+
+/// Compares line by line, which is easier to read than a wall of text.
+fn same(name: &str, image: &'static [u8], arguments: &[&str]) {
+    let (expected, status) = natively(name, image, arguments);
+    let all = [name].into_iter().chain(arguments.iter().copied());
+    let mut sandbox = Sandbox::image(image).args(all).build().unwrap();
+    let outcome = sandbox.start().unwrap();
+    let text = String::from_utf8(sandbox.take_stdout()).unwrap();
+    for (ours, native) in text.lines().zip(expected.lines()) {
+        assert_eq!(ours, native, "{name}");
+    }
+    assert_eq!(text, expected, "{name}");
+    assert_eq!(Some(outcome), status.map(Outcome::Exited), "{name}");
+}
+
+#[test]
+fn memory_calls_answer_and_do_as_linux_does() {
+    if can_run("memory_calls_answer_and_do_as_linux_does") {
+        same("memory", program!("memory"), &[]);
+    }
+}
