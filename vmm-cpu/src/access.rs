@@ -320,6 +320,7 @@ impl Core {
         while !rest.is_empty() {
             let (piece, more) = rest.split_at_mut(piece(at, rest.len()));
             self.leave |= world.io.read(at, piece).is_break();
+            self.after_io(world);
             at += piece.len() as u64;
             rest = more;
         }
@@ -346,6 +347,8 @@ impl Core {
 
     fn write_place(&mut self, place: Place<'_>, offset: u64, bytes: &[u8], world: &World<'_>) {
         if let Some(page) = place.target() {
+            // Again: a device that was asked since may have seen to the dirty pages being collected.
+            world.ram.dirty(place.physical / PAGE_SIZE);
             page.write(offset, bytes);
             return;
         }
@@ -354,8 +357,18 @@ impl Core {
         while !rest.is_empty() {
             let (piece, more) = rest.split_at(piece(at, rest.len()));
             self.leave |= world.io.write(at, piece).is_break();
+            self.after_io(world);
             at += piece.len() as u64;
             rest = more;
+        }
+    }
+
+    /// Who was asked may have changed where pages are, or collected the dirty ones.
+    pub(crate) fn after_io(&mut self, world: &World<'_>) {
+        let generation = Some(world.ram.generation());
+        if self.generation != generation {
+            self.generation = generation;
+            self.flush_tlb();
         }
     }
 

@@ -35,6 +35,8 @@ pub(crate) struct Core {
     /// Counts what makes remembered jumps void; its low bits are the [mode](Self::mode).
     pub(crate) stamp: u64,
     pub(crate) tlb: Tlb,
+    /// The RAM's when the TLB was last emptied for it.
+    pub(crate) generation: Option<u64>,
     pub(crate) vectors: Vectors,
     pub(crate) system: System,
     pub(crate) cpuid: Cpuid,
@@ -50,6 +52,8 @@ pub(crate) struct Core {
     pub(crate) overwritten: Vec<(u64, u64, usize)>,
     /// How many instructions were executed.
     pub(crate) instructions: u64,
+    /// How many of them end the run.
+    pub(crate) limit: u64,
     /// How often instructions were met that are not built, by [`iced_x86::Code`].
     pub(crate) unknown: BTreeMap<u16, u64>,
 }
@@ -68,6 +72,7 @@ impl Core {
             rip: 0,
             stamp: 0,
             tlb: Tlb::new(),
+            generation: None,
             vectors: Vectors::default(),
             system: System::default(),
             cpuid: Cpuid::new(),
@@ -77,6 +82,7 @@ impl Core {
             fault_address: 0,
             overwritten: Vec::with_capacity(8),
             instructions: 0,
+            limit: u64::MAX,
             unknown: BTreeMap::new(),
         }
     }

@@ -40,12 +40,22 @@ impl Attention {
     }
 }
 
+/// The flag behind it: to set it is to call. For whoever must do so in a signal handler, or has one
+/// flag for several purposes.
+impl From<Attention> for Arc<AtomicBool> {
+    fn from(attention: Attention) -> Self {
+        attention.0
+    }
+}
+
 /// Why [`Cpu::run`] returned. Always between two instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Exit {
     /// Somebody called [`Attention::call`].
     Attention,
+    /// As many instructions were executed as were asked for, or somewhat more.
+    Count,
     /// HLT was executed.
     Halted,
     /// [`Io`] wished to leave.
@@ -67,7 +77,7 @@ pub struct Cpu {
     code_map: Arc<CodeMap>,
     /// The code map's epoch that `code` is of.
     epoch: u64,
-    /// The RAM's that the TLB is of.
+    /// The RAM's at the beginning of the last run.
     generation: Option<u64>,
 }
 
@@ -134,6 +144,15 @@ impl Cpu {
         self.enter(ram, io, false)
     }
 
+    /// As [`run`](Self::run), for so many instructions at most: to the end of the block in which
+    /// they are complete.
+    pub fn run_for(&mut self, instructions: u64, ram: &dyn Ram, io: &dyn Io) -> Exit {
+        self.core.limit = self.core.instructions.saturating_add(instructions);
+        let exit = self.enter(ram, io, false);
+        self.core.limit = u64::MAX;
+        exit
+    }
+
     /// Executes one instruction, or delivers its exception.
     pub fn step(&mut self, ram: &dyn Ram, io: &dyn Io) -> Exit {
         self.enter(ram, io, true)
@@ -142,9 +161,10 @@ impl Cpu {
     fn enter(&mut self, ram: &dyn Ram, io: &dyn Io, step: bool) -> Exit {
         let code_map = Arc::clone(&self.code_map);
         let world = World { ram, io, code_map: &code_map };
-        let generation = Some(ram.generation());
-        if self.generation != generation {
-            self.generation = generation;
+        let generation = ram.generation();
+        if self.generation != Some(generation) {
+            self.generation = Some(generation);
+            self.core.generation = Some(generation);
             self.core.flush_tlb();
             self.code.clear(&code_map);
         }
@@ -176,7 +196,10 @@ impl Cpu {
         if std::mem::take(&mut self.core.leave) {
             return Some(Exit::Io);
         }
-        self.attention.take().then_some(Exit::Attention)
+        if self.attention.take() {
+            return Some(Exit::Attention);
+        }
+        (self.core.instructions >= self.core.limit).then_some(Exit::Count)
     }
 
     /// Executes blocks until one ends with other than a jump to a block that is known.
@@ -224,7 +247,8 @@ impl Cpu {
             core.instructions = core.instructions.wrapping_add(u64::from(run.instructions));
             let jump = &jumps[(core.rip as usize ^ core.rip as usize >> 12) % JUMPS];
             let known = jump.rip == core.rip && jump.stamp == core.stamp;
-            if !known || attention.is_called() || world.code_map.epoch() != *epoch {
+            let stop_here = attention.is_called() || core.instructions >= core.limit;
+            if !known || stop_here || world.code_map.epoch() != *epoch {
                 return (stop, at);
             }
             run = jump.run;

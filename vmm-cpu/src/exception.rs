@@ -17,8 +17,6 @@ use crate::{
 pub(crate) enum Vector {
     Divide = 0,
     Debug = 1,
-    Breakpoint = 3,
-    Overflow = 4,
     InvalidOpcode = 6,
     DeviceNotAvailable = 7,
     DoubleFault = 8,
@@ -134,8 +132,7 @@ impl Exception {
 
     fn event(self, flags: u64) -> Event {
         // Faults are resumed: an instruction breakpoint must not strike twice (Intel SDM 3-17.3.1).
-        let trap = matches!(self.vector, Vector::Debug | Vector::Breakpoint | Vector::Overflow);
-        let flags = if trap { flags } else { flags | RF };
+        let flags = if self.vector == Vector::Debug { flags } else { flags | RF };
         Event { vector: self.vector as u8, code: self.code, software: false, flags }
     }
 }

@@ -42,3 +42,4 @@ pub use cpuid::CpuidLeaf;
 pub use io::Io;
 pub use ram::{Flat, PAGE_SIZE, Page, Ram};
 pub use state::{InvalidState, Registers, Segment, State, Table};
+pub use time::TSC_KHZ;

@@ -108,7 +108,6 @@ pub(crate) mod rights {
     pub(crate) const CODE: u32 = 1 << 3;
     /// Code or data, not a system segment.
     pub(crate) const USER: u32 = 1 << 4;
-    pub(crate) const DPL: u32 = 3 << 5;
     pub(crate) const PRESENT: u32 = 1 << 7;
     pub(crate) const LONG: u32 = 1 << 13;
     pub(crate) const BIG: u32 = 1 << 14;

@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
-/// The counter's frequency in kHz.
-pub(crate) const TSC_KHZ: u32 = 1_000_000;
+/// The frequency of the time-stamp counter in kHz.
+pub const TSC_KHZ: u32 = 1_000_000;
 
 /// A counter that runs at [`TSC_KHZ`], whatever the CPU does.
 #[derive(Clone, Debug)]

@@ -45,7 +45,8 @@ pub unsafe trait Ram {
     fn dirty(&self, number: u64);
 
     /// A number that differs whenever pages have changed their places, or dirty pages were
-    /// collected, since it was asked for before. Asked for once a run.
+    /// collected, since it was asked for before. Asked for once a run, and after each call of
+    /// [`Io`](crate::Io).
     fn generation(&self) -> u64;
 }
 

@@ -44,12 +44,14 @@ impl Core {
         let mut bytes = [0; 8];
         let flow = world.io.port_in(port, &mut bytes[..W::BYTES as usize]);
         self.leave |= flow.is_break();
+        self.after_io(world);
         W::of(u64::from_le_bytes(bytes))
     }
 
     fn output<W: Word>(&mut self, port: u16, value: W, world: &World<'_>) {
         let bytes = value.zext().to_le_bytes();
         self.leave |= world.io.port_out(port, &bytes[..W::BYTES as usize]).is_break();
+        self.after_io(world);
     }
 }
 
