@@ -8,25 +8,65 @@ type Result = std::result::Result<(), Box<dyn std::error::Error>>;
 
 /// Runs an example that cargo has built next to this test.
 fn example(name: &str, arguments: &[&str]) -> std::io::Result<Output> {
+    Command::new(example_path(name)?).args(arguments).output()
+}
+
+fn example_path(name: &str) -> std::io::Result<std::path::PathBuf> {
     let mut path = std::env::current_exe()?;
     // target/PROFILE/deps/this-test
     path.pop();
     path.pop();
-    Command::new(path.join("examples").join(name)).args(arguments).output()
+    Ok(path.join("examples").join(name))
 }
 
 #[test]
-fn hello_answers_or_says_why_it_cannot() -> Result {
-    let output = example("hello", &[])?;
-    let text = String::from_utf8(output.stdout)?;
-    if host::probe().kvm == KvmKind::None {
-        println!("skipped: hello_answers_or_says_why_it_cannot: no /dev/kvm here");
-        assert_eq!(output.status.code(), Some(1));
-        assert!(String::from_utf8(output.stderr)?.contains("/dev/kvm"));
+fn hello_answers_on_any_host_and_says_where_it_ran() -> Result {
+    let kind = host::probe().kvm;
+    let words = match kind {
+        KvmKind::None => "soft (no KVM: ",
+        _ => "kvm (",
+    };
+    println!("hello_answers_on_any_host_and_says_where_it_ran: on {kind}");
+    answers(&example("hello", &[])?, words)
+}
+
+#[test]
+fn hello_answers_on_the_software_cpu() -> Result {
+    answers(&example("hello", &["--backend", "soft"])?, "soft (as asked for)")?;
+    let unknown = example("hello", &["--backend", "xen"])?;
+    assert_eq!(unknown.status.code(), Some(1));
+    assert!(String::from_utf8(unknown.stderr)?.contains("xen"));
+    Ok(())
+}
+
+/// In a mount namespace of its own, with /dev/null where /dev/kvm was.
+#[test]
+fn hello_answers_with_dev_kvm_hidden() -> Result {
+    let hello = example_path("hello")?;
+    let hidden = "mount --bind /dev/null /dev/kvm && exec \"$0\"";
+    let run = |namespaces| {
+        Command::new("unshare").args([namespaces, "sh", "-c", hidden]).arg(&hello).output()
+    };
+    if !std::path::Path::new("/dev/kvm").exists() {
+        println!("skipped: hello_answers_with_dev_kvm_hidden: no /dev/kvm here");
         return Ok(());
     }
-    println!("hello_answers_or_says_why_it_cannot: on {}", host::probe().kvm);
-    assert!(text.starts_with("host:  running on kvm ("), "{text}");
+    for namespaces in ["-m", "-rm"] {
+        match run(namespaces) {
+            Ok(output) if output.status.success() => {
+                return answers(&output, "soft (no KVM: /dev/kvm opens, but it is not KVM");
+            }
+            Ok(output) => println!("{}", String::from_utf8_lossy(&output.stderr)),
+            Err(error) => println!("unshare: {error}"),
+        }
+    }
+    println!("skipped: hello_answers_with_dev_kvm_hidden: no mount namespace to be had here");
+    Ok(())
+}
+
+fn answers(output: &Output, place: &str) -> Result {
+    let text = String::from_utf8(output.stdout.clone())?;
+    assert!(text.starts_with(&format!("host:  running on {place}")), "{text}");
     let answer = "guest: hello! 27 takes 111 steps to 1 and peaks at 9232\n";
     assert!(text.ends_with(answer), "{text}");
     assert_eq!(output.status.code(), Some(0));

@@ -1,6 +1,6 @@
 //! Every back end of this host keeps every promise of the hypervisor seam.
 //!
-//! One test a body of the conformance suite. What a kind of host is known not to do is listed here,
+//! One test a body of the conformance suite and a back end. What a kind of host is known not to do is listed here,
 //! with the reason in the suite; a body that needs it is skipped, and says so in one line.
 #![allow(
     clippy::expect_used,
@@ -10,12 +10,20 @@
     reason = "a test says what went wrong by panicking, and what was skipped by printing"
 )]
 
-use std::{sync::mpsc, thread, time::Duration};
+use std::{
+    sync::{Arc, mpsc},
+    thread,
+    time::Duration,
+};
 
 use vmm_core::{
     host::{self, KvmKind},
-    hv::conformance::{BODIES, Body, Limit, Setup, Verdict},
+    hv::{
+        Hypervisor,
+        conformance::{BODIES, Body, Limit, Setup, Verdict},
+    },
     kvm::Kvm,
+    soft::Soft,
 };
 
 /// What a host of this kind is known not to do.
@@ -33,33 +41,54 @@ fn limits(kind: KvmKind) -> &'static [Limit] {
     }
 }
 
+/// What of the software CPU is not built.
+const SOFT: &[Limit] = &[Limit::Interrupts, Limit::OtherModes, Limit::SeveralVcpus];
+
 /// Bodies watch their guests; this is for a back end that a kick does not bring back.
 const HUNG: Duration = Duration::from_secs(600);
 
+/// The body of that name.
+fn body(name: &str) -> &'static Body {
+    BODIES.iter().find(|body| body.name == name).expect("a body of that name")
+}
+
 /// Runs the body of that name on this host's KVM.
 fn kvm(name: &str) {
-    let body = BODIES.iter().find(|body| body.name == name).expect("a body of that name");
     let kind = host::probe().kvm;
     if kind == KvmKind::None {
         println!("skipped: {name}: no /dev/kvm here");
         return;
     }
-    match run(body, limits(kind)) {
-        Verdict::Passed => println!("{name}: passed on {kind}"),
+    let open = || Kvm::open().expect("/dev/kvm opened for the probe").into();
+    report(name, &kind.to_string(), open, limits(kind));
+}
+
+/// Runs the body of that name on the software CPU.
+fn soft(name: &str) {
+    report(name, "the software CPU", || Soft::new().expect("it is built").into(), SOFT);
+}
+
+fn report(name: &str, place: &str, open: fn() -> Arc<dyn Hypervisor>, limits: &'static [Limit]) {
+    match run(body(name), open, limits) {
+        Verdict::Passed => println!("{name}: passed on {place}"),
         Verdict::Skipped(reason) => {
-            let known = limits(kind).iter().any(|limit| limit.reason() == reason);
+            let known = limits.iter().any(|limit| limit.reason() == reason);
             assert!(known, "{name} was skipped for a reason that is not listed: {reason}");
             println!("skipped: {name}: {reason}");
         }
     }
 }
 
-fn run(body: &'static Body, limits: &'static [Limit]) -> Verdict {
+fn run(
+    body: &'static Body,
+    open: fn() -> Arc<dyn Hypervisor>,
+    limits: &'static [Limit],
+) -> Verdict {
     let (report, verdict) = mpsc::channel();
     thread::spawn(move || {
-        let hypervisor = Kvm::open().expect("/dev/kvm opened for the probe");
+        let hypervisor = open();
         // The receiver is gone only if the test has given up.
-        let _ = report.send(body.run(&Setup { hypervisor: &hypervisor, limits }));
+        let _ = report.send(body.run(&Setup { hypervisor: &*hypervisor, limits }));
     });
     match verdict.recv_timeout(HUNG) {
         Ok(Ok(verdict)) => verdict,
@@ -70,12 +99,23 @@ fn run(body: &'static Body, limits: &'static [Limit]) -> Verdict {
 
 macro_rules! bodies {
     ($($name:ident)*) => {
-        $(
-            #[test]
-            fn $name() {
-                kvm(stringify!($name));
-            }
-        )*
+        mod on_kvm {
+            $(
+                #[test]
+                fn $name() {
+                    super::kvm(stringify!($name));
+                }
+            )*
+        }
+
+        mod on_soft {
+            $(
+                #[test]
+                fn $name() {
+                    super::soft(stringify!($name));
+                }
+            )*
+        }
 
         #[test]
         fn every_body_has_a_test() {

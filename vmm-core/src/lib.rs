@@ -41,6 +41,11 @@ pub mod machine;
 pub mod memory;
 pub mod persist;
 mod process;
+#[cfg(feature = "soft")]
+pub mod soft;
+#[cfg(not(feature = "soft"))]
+#[path = "soft/absent.rs"]
+pub mod soft;
 
 pub use error::{Error, ErrorKind, Result};
 pub use machine::Machine;

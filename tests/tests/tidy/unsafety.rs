@@ -16,6 +16,7 @@ const ALLOWED: &[&str] = &[
     "vmm-core/src/memory/access",
     "vmm-core/src/memory/region",
     "vmm-core/src/reactor",
+    "vmm-core/src/soft/layout",
     "vmm-cpu/src/fp",
     "vmm-cpu/src/ram",
     "vmm-devices/src/block/file",

@@ -19,6 +19,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     hv::{Caps, Hypervisor},
     kvm::Kvm,
+    soft::Soft,
 };
 
 /// The kinds of `/dev/kvm`.
@@ -152,19 +153,30 @@ pub fn probe_again() -> Report {
     }
 }
 
-/// The best back end of this host for `need`.
+/// The back end of this name, `kvm` or `soft`.
+///
+/// # Errors
+/// `BadConfig` if there is none of that name; `NoHypervisor` or `Unsupported` if it is not to be had
+/// here.
+pub fn named(name: &str) -> Result<Choice> {
+    let hypervisor: Arc<dyn Hypervisor> = match name {
+        "kvm" => Kvm::open()?.into(),
+        "soft" => Soft::new()?.into(),
+        _ => return Err(Error::bad_config(format!("no back end '{name}': there is kvm and soft"))),
+    };
+    Ok(Choice { hypervisor, reason: "as asked for".to_owned() })
+}
+
+/// The best back end of this host for `need`: KVM, or the software CPU for programs where there is
+/// none.
 ///
 /// # Errors
 /// `NoHypervisor` if there is none, with the reason and what to do about it.
 pub fn best(need: Need) -> Result<Choice> {
     let report = probe();
     let reason = match (report.kvm, need) {
-        (KvmKind::None, _) => {
-            let why = report.findings.first().map_or("no KVM", |finding| finding.found.as_str());
-            let advice = report.findings.first().and_then(|finding| finding.advice.as_deref());
-            let advice = advice.map(|advice| format!("; {advice}")).unwrap_or_default();
-            return Err(Error::new(ErrorKind::NoHypervisor, format!("{why}{advice}")));
-        }
+        (KvmKind::None, Need::Program) => return without_kvm(&report),
+        (KvmKind::None, Need::Kernel) => return Err(no_hypervisor(&report)),
         (KvmKind::Whole, _) => "whole KVM: guests run at native speed".to_owned(),
         (KvmKind::UserMode, Need::Program) => {
             "user-mode KVM: ring 3 runs at native speed".to_owned()
@@ -177,6 +189,34 @@ pub fn best(need: Need) -> Result<Choice> {
     Ok(Choice { hypervisor: Arc::new(Kvm::open()?), reason })
 }
 
+/// Why there is no KVM, and what to do about it.
+fn no_hypervisor(report: &Report) -> Error {
+    let finding = report.findings.first();
+    let why = finding.map_or("no KVM", |finding| finding.found.as_str());
+    let advice = finding.and_then(|finding| finding.advice.as_deref());
+    let advice = advice.map(|advice| format!("; {advice}")).unwrap_or_default();
+    Error::new(ErrorKind::NoHypervisor, format!("{why}{advice}"))
+}
+
+/// The software CPU. Where the library was built without it, the error speaks of KVM: that is what
+/// can be changed.
+fn without_kvm(report: &Report) -> Result<Choice> {
+    let Ok(soft) = Soft::new() else { return Err(no_hypervisor(report)) };
+    let why = report.findings.first().map_or("no KVM", |finding| finding.found.as_str());
+    Ok(Choice { hypervisor: soft.into(), reason: format!("no KVM: {why}") })
+}
+
+/// What the software CPU is good for, in words.
+fn software_cpu() -> Finding {
+    match Soft::new() {
+        Ok(_) => {
+            let words = "runs 64-bit programs on any host, if slower than a processor";
+            found("software CPU", true, words.to_owned(), None)
+        }
+        Err(error) => found("software CPU", false, error.to_string(), Some("build with it")),
+    }
+}
+
 fn no_kvm(error: &Error) -> Report {
     let message = error.to_string();
     let (found, advice) = match message.split_once("; ") {
@@ -184,7 +224,8 @@ fn no_kvm(error: &Error) -> Report {
         None => (message, None),
     };
     let finding = Finding { what: "/dev/kvm", good: false, found, advice };
-    Report { kvm: KvmKind::None, findings: vec![finding], ring_cost: None, complete: false }
+    let findings = vec![finding, software_cpu()];
+    Report { kvm: KvmKind::None, findings, ring_cost: None, complete: false }
 }
 
 /// Turns measurements into words.
@@ -223,6 +264,7 @@ fn judge(caps: &Caps, measured: &Measured) -> Report {
             words(caps.doorbells, "ioeventfd", "KVM_CAP_IOEVENTFD is missing"),
             None,
         ),
+        software_cpu(),
     ];
     let kvm = if whole { KvmKind::Whole } else { KvmKind::UserMode };
     Report { kvm, findings, ring_cost: Some(cost), complete: true }
@@ -299,15 +341,24 @@ mod tests {
 
     #[test]
     fn the_choice_and_the_report_agree() {
-        match best(Need::Program) {
-            Ok(choice) => {
-                assert_eq!(choice.name(), "kvm");
-                assert_ne!(probe().kvm, KvmKind::None);
-            }
-            Err(error) => {
-                assert_eq!(error.kind(), ErrorKind::NoHypervisor);
-                assert_eq!(probe().kvm, KvmKind::None);
-            }
+        let programs = best(Need::Program).map(|choice| choice.name());
+        let kernels = best(Need::Kernel).map(|choice| choice.name());
+        if probe().kvm != KvmKind::None {
+            assert_eq!((programs.unwrap(), kernels.unwrap()), ("kvm", "kvm"));
+            return;
+        }
+        assert_eq!(kernels.unwrap_err().kind(), ErrorKind::NoHypervisor);
+        match Soft::new() {
+            Ok(_) => assert_eq!(programs.unwrap(), "soft"),
+            Err(_) => assert_eq!(programs.unwrap_err().kind(), ErrorKind::NoHypervisor),
+        }
+    }
+
+    #[test]
+    fn back_ends_are_known_by_their_names() {
+        assert_eq!(named("xen").unwrap_err().kind(), ErrorKind::BadConfig);
+        if let Ok(soft) = named("soft") {
+            assert_eq!((soft.name(), soft.reason()), ("soft", "as asked for"));
         }
     }
 }

@@ -14,7 +14,7 @@ use std::{
     ptr::NonNull,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::SeqCst},
     },
     time::Duration,
 };
@@ -66,6 +66,9 @@ pub(crate) struct KickTarget {
 enum Flag {
     /// A byte of the back end's own that it polls; the thread never needs a signal.
     Polled(AtomicU8),
+    /// As `Polled`, by something that the back end shares with others.
+    #[cfg_attr(not(feature = "soft"), expect(dead_code, reason = "the software CPU's"))]
+    Shared(Arc<AtomicBool>),
     /// `kvm_run.immediate_exit`, and a signal gets the thread out of the guest.
     Signalled(NonNull<AtomicU8>),
 }
@@ -106,6 +109,12 @@ impl KickTarget {
     /// For a back end that polls [`is_pending`](Self::is_pending).
     pub(crate) fn polled() -> Arc<Self> {
         Self::with_flag(Flag::Polled(AtomicU8::new(0)))
+    }
+
+    /// For a back end that polls `flag`, and that others make look up by it too.
+    #[cfg(feature = "soft")]
+    pub(crate) fn shared(flag: Arc<AtomicBool>) -> Arc<Self> {
+        Self::with_flag(Flag::Shared(flag))
     }
 
     /// For a back end that leaves the guest on a signal or if `flag` is 1.
@@ -217,6 +226,7 @@ impl KickTarget {
     fn raise(&self, value: u8) {
         match &self.flag {
             Flag::Polled(flag) => flag.store(value, SeqCst),
+            Flag::Shared(flag) => flag.store(value != 0, SeqCst),
             // SAFETY: valid until `close` returned, and `close` waits for kickers; `enter` and the
             // rest are the vCPU's own.
             Flag::Signalled(flag) => unsafe { flag.as_ref() }.store(value, SeqCst),

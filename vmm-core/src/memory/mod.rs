@@ -5,6 +5,7 @@
 //! write it at any moment, so every access copies, volatile or atomic, and checks its range. Guest
 //! RAM is not inherited by a child of `fork()`; there, each call answers `WrongProcess`.
 
+mod marks;
 mod region;
 
 use std::fmt;
@@ -14,6 +15,9 @@ use vm_memory::{
     GuestRegionCollection,
 };
 
+pub use marks::WriteMarks;
+#[cfg(feature = "soft")]
+pub(crate) use marks::WriteWatcher;
 pub use region::{PAGE_SIZE, RamRegion};
 pub use vm_memory::{ByteValued, GuestAddress};
 

@@ -11,11 +11,12 @@ use rustix::{
 use vm_memory::{
     Bytes, FileOffset, GuestAddress, GuestMemoryRegion, GuestMemoryRegionBytes, GuestUsize,
     MemoryRegionAddress, MmapRegion, VolatileMemory, VolatileSlice,
-    bitmap::{AtomicBitmap, BS, Bitmap},
+    bitmap::{BS, Bitmap},
     guest_memory,
     mmap::MmapRegionBuilder,
 };
 
+use super::marks::{WriteMarks, WriteWatcher};
 use crate::{
     error::{Context, Error, HostResult, Result},
     process::Owner,
@@ -130,6 +131,13 @@ impl RamRegion {
         })
     }
 
+    /// From now on `watcher` is told of what the host writes to the region, until it is dropped.
+    /// What guests write is not the host's.
+    #[cfg_attr(not(feature = "soft"), expect(dead_code, reason = "only the software CPU watches"))]
+    pub(crate) fn watch(&self, watcher: &Arc<dyn WriteWatcher>) {
+        self.mapping.map.bitmap().watch(watcher);
+    }
+
     /// The memfd behind the region, if it has one.
     pub fn file(&self) -> Option<&File> {
         self.mapping.raw.file.as_ref()
@@ -220,7 +228,7 @@ fn sealed_memfd(len: u64) -> Result<File> {
 /// A mapping with the volatile access and the write tracking of `vm-memory` on top.
 struct Mapping {
     /// Views `raw`; declared first, so that it is dropped before the memory is unmapped.
-    map: MmapRegion<AtomicBitmap>,
+    map: MmapRegion<WriteMarks>,
     raw: RawMapping,
 }
 
@@ -230,7 +238,7 @@ impl Mapping {
         // fork() sees.
         unsafe { rustix::mm::madvise(raw.address, raw.size, Advice::LinuxDontFork) }
             .host(|| "keeping guest RAM out of child processes")?;
-        let bitmap = AtomicBitmap::new(raw.size, PAGE);
+        let bitmap = WriteMarks::new(raw.address.addr(), raw.size, PAGE);
         let builder = MmapRegionBuilder::new_with_bitmap(raw.size, bitmap)
             .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
             .with_mmap_flags(libc::MAP_NORESERVE | libc::MAP_SHARED);
@@ -300,7 +308,7 @@ impl Drop for RawMapping {
 }
 
 impl GuestMemoryRegion for RamRegion {
-    type B = AtomicBitmap;
+    type B = WriteMarks;
 
     fn len(&self) -> GuestUsize {
         self.mapping.raw.size as GuestUsize
@@ -310,7 +318,7 @@ impl GuestMemoryRegion for RamRegion {
         self.start
     }
 
-    fn bitmap(&self) -> BS<'_, AtomicBitmap> {
+    fn bitmap(&self) -> BS<'_, WriteMarks> {
         self.mapping.map.bitmap().slice_at(0)
     }
 
@@ -326,7 +334,7 @@ impl GuestMemoryRegion for RamRegion {
         &self,
         at: MemoryRegionAddress,
         count: usize,
-    ) -> guest_memory::Result<VolatileSlice<'_, BS<'_, AtomicBitmap>>> {
+    ) -> guest_memory::Result<VolatileSlice<'_, BS<'_, WriteMarks>>> {
         let start =
             usize::try_from(at.0).map_err(|_| guest_memory::Error::InvalidBackendAddress)?;
         Ok(VolatileMemory::get_slice(&self.mapping.map, start, count)?)

@@ -1,17 +1,19 @@
 //! What the guest's CPUID instruction answers, in ring 0.
 
 use super::{
-    Failure, Setup,
-    guest::{CODE, Guest, Plan, Recorder, enter, long_mode},
+    Failure, Limit, Setup,
+    guest::{Guest, Plan, Recorder},
 };
 use crate::{
     arch::{CpuModel, CpuidLeaf, Feature, Regs, VcpuId},
     error::Result,
 };
 
-/// The vCPUs of the VM; the last one is looked at, whose place in the topology is not all zeros.
-const VCPUS: u32 = 2;
-const ID: VcpuId = VcpuId(VCPUS - 1);
+/// The vCPU that is looked at, and how many there are: the last of two, whose place in the topology
+/// is not all zeros, if there can be two.
+fn place(setup: &Setup<'_>) -> (VcpuId, u32) {
+    if setup.limits.contains(&Limit::SeveralVcpus) { (VcpuId(0), 1) } else { (VcpuId(1), 2) }
+}
 
 /// Features to take away, of which every processor has some. Vector registers are not among them,
 /// nor what any 64-bit processor has: user-mode KVM shows these whatever it is told.
@@ -25,7 +27,8 @@ type Answer = [u32; 4];
 pub(super) fn cpuid_shows_the_model_and_the_vcpu(setup: &Setup<'_>) -> Result<(), Failure> {
     let cpu = &setup.hypervisor.caps().cpu;
     let mut guest = guest_with(setup, cpu)?;
-    let leaves = cpu.for_vcpu(ID, VCPUS);
+    let (id, vcpus) = place(setup);
+    let leaves = cpu.for_vcpu(id, vcpus);
     // Of function 1 only EAX and EBX: the others are features, some of which depend on the guest's
     // state.
     let whole = [0, 0xb, 0x8000_0002, 0x8000_0003, 0x8000_0004].map(|function| (function, 4));
@@ -42,7 +45,7 @@ pub(super) fn cpuid_shows_the_model_and_the_vcpu(setup: &Setup<'_>) -> Result<()
         }
     }
     let [_, ebx, ecx, _] = cpuid(&mut guest, 1, 0)?;
-    ensure_eq!(ebx >> 24, ID.0, "the APIC ID in CPUID function 1");
+    ensure_eq!(ebx >> 24, id.0, "the APIC ID in CPUID function 1");
     ensure_eq!(ecx >> 31, 1, "the hypervisor bit");
     Ok(())
 }
@@ -63,13 +66,11 @@ pub(super) fn a_feature_taken_from_the_model_is_absent(setup: &Setup<'_>) -> Res
     Ok(())
 }
 
-/// A guest whose first vCPU is number [`ID`] of its VM, made of the model.
+/// A guest whose vCPU is the one to be looked at, made of the model.
 fn guest_with(setup: &Setup<'_>, cpu: &CpuModel) -> Result<Guest, Failure> {
-    let plan = Plan { vcpus: VCPUS, ..Plan::default() };
-    let mut guest = Guest::long_as(setup, &plan, program!("state_cpuid"))?;
-    guest.vcpu = guest.vm.create_vcpu(ID, cpu)?;
-    enter(&mut *guest.vcpu, &long_mode(&guest.memory)?, CODE)?;
-    Ok(guest)
+    let (id, vcpus) = place(setup);
+    let plan = Plan { vcpus, id, cpu: Some(cpu.clone()), ..Plan::default() };
+    Guest::long_as(setup, &plan, program!("state_cpuid"))
 }
 
 fn cpuid(guest: &mut Guest, function: u32, index: u32) -> Result<Answer, Failure> {

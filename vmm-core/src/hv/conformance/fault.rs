@@ -51,7 +51,7 @@ fn stop(setup: &Setup<'_>, entry: u64, rbx: u64) -> Result<Fault, Failure> {
     }
 }
 
-/// Random bytes as a program, in real mode and long mode: any exit will do, an error or a hang will
+/// Random bytes as a program, in each mode there is: any exit will do, an error or a hang will
 /// not.
 pub(super) fn garbage_ends_in_an_exit_or_can_be_kicked(setup: &Setup<'_>) -> Result<(), Failure> {
     const PROGRAMS: u64 = 100;
@@ -59,7 +59,7 @@ pub(super) fn garbage_ends_in_an_exit_or_can_be_kicked(setup: &Setup<'_>) -> Res
     for n in 0..PROGRAMS {
         let program = garbage(&mut random);
         let mut guest = match n % 2 {
-            0 => Guest::real(setup, None, &program)?,
+            0 => Guest::either(setup, &program)?,
             _ => Guest::long(setup, None, &program)?,
         };
         // Its stack and everything else it may reach is garbage too.

@@ -11,9 +11,12 @@ use std::{
     time::Duration,
 };
 
-use super::{Failure, Setup};
+use super::{Failure, Limit, Setup};
 use crate::{
-    arch::{DescriptorTable, Regs, Segment, SystemRegs, VcpuId, cr0, cr4, efer, paging, rflags},
+    arch::{
+        CpuModel, DescriptorTable, Regs, Segment, SystemRegs, VcpuId, cr0, cr4, efer, paging,
+        rflags,
+    },
     error::Result,
     exit::{CONTINUE, Flow, VcpuExit},
     hv::{GuestIo, IrqConfig, Kicker, MemorySlot, Vcpu, Vm, VmConfig},
@@ -58,14 +61,17 @@ pub(super) struct Plan {
     pub(super) irq: Option<IrqConfig>,
     /// Bytes of RAM.
     pub(super) memory: u64,
-    /// How many vCPUs the VM may have; only the first one is made.
+    /// How many vCPUs the VM may have; only this one is made.
     pub(super) vcpus: u32,
+    pub(super) id: VcpuId,
+    /// Of which processor; the hypervisor's unless it is said.
+    pub(super) cpu: Option<CpuModel>,
 }
 
 impl Default for Plan {
     /// One vCPU, 2 MiB, no interrupt controllers.
     fn default() -> Self {
-        Self { irq: None, memory: 2 << 20, vcpus: 1 }
+        Self { irq: None, memory: 2 << 20, vcpus: 1, id: VcpuId(0), cpu: None }
     }
 }
 
@@ -90,6 +96,15 @@ impl Guest {
         Self::long_as(setup, &Plan { irq, ..Plan::default() }, code)
     }
 
+    /// In real mode if the host has it, else in 64-bit mode: for programs that mean the same in
+    /// both.
+    pub(super) fn either(setup: &Setup<'_>, code: &[u8]) -> Result<Self, Failure> {
+        match setup.limits.contains(&Limit::OtherModes) {
+            true => Self::long(setup, None, code),
+            false => Self::real(setup, None, code),
+        }
+    }
+
     /// Like [`real`](Self::real).
     pub(super) fn real_as(setup: &Setup<'_>, plan: &Plan, code: &[u8]) -> Result<Self, Failure> {
         let mut guest = Self::empty(setup, plan)?;
@@ -112,7 +127,8 @@ impl Guest {
         for region in memory.regions() {
             vm.map(MemorySlot::whole(region))?;
         }
-        let vcpu = vm.create_vcpu(VcpuId(0), &setup.hypervisor.caps().cpu)?;
+        let cpu = plan.cpu.as_ref().unwrap_or(&setup.hypervisor.caps().cpu);
+        let vcpu = vm.create_vcpu(plan.id, cpu)?;
         Ok(Self { vm, vcpu, memory })
     }
 

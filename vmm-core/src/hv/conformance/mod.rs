@@ -84,10 +84,16 @@ pub struct Setup<'a> {
 pub enum Limit {
     /// CMPXCHG16B in ring 0.
     Cmpxchg16bRing0,
+    /// Interrupt controllers.
+    Interrupts,
     /// Interrupts in service, which hold back others until the guest acknowledges them.
     InterruptsInService,
+    /// Modes other than 64-bit mode.
+    OtherModes,
     /// Paging outside long mode: 32-bit and PAE.
     Paging32,
+    /// More than one vCPU.
+    SeveralVcpus,
     /// x87, MMX, SSE and AVX arithmetic and XSAVE in ring 0.
     SimdRing0,
     /// INT3 and INT n in ring 0.
@@ -101,10 +107,13 @@ impl Limit {
     pub fn reason(self) -> &'static str {
         match self {
             Self::Cmpxchg16bRing0 => "CMPXCHG16B does not run in ring 0 on this host",
+            Self::Interrupts => "not built: interrupt controllers",
             Self::InterruptsInService => {
                 "interrupts are acknowledged as they are delivered on this host"
             }
+            Self::OtherModes => "not built: modes other than 64-bit mode",
             Self::Paging32 => "32-bit and PAE paging do not run on this host",
+            Self::SeveralVcpus => "not built: more than one vCPU",
             Self::SimdRing0 => "x87, SSE and AVX do not run in ring 0 on this host",
             Self::SoftInterruptRing0 => "INT3 and INT n do not run in ring 0 on this host",
             Self::SystemCall => "SYSCALL and INT n do not enter ring 0 on this host",
@@ -161,7 +170,7 @@ macro_rules! bodies {
 }
 
 bodies! {
-    moves::a_computation_and_its_timer_survive_a_hundred_moves;
+    moves::a_computation_and_its_timer_survive_a_hundred_moves needs Interrupts;
     moves::a_computation_survives_a_hundred_moves;
     deadline::a_deadline_ends_run_on_any_thread;
     doorbells::a_doorbell_counts_every_store;
@@ -169,22 +178,22 @@ bodies! {
     doorbells::a_doorbell_is_added_and_removed_once;
     doorbells::a_doorbell_takes_only_stores_that_match;
     cpuid::a_feature_taken_from_the_model_is_absent;
-    mode::a_guest_can_go_from_real_mode_to_ring_3_and_back;
-    moves::a_halted_vcpu_is_moved_and_wakes;
+    mode::a_guest_can_go_from_real_mode_to_ring_3_and_back needs OtherModes;
+    moves::a_halted_vcpu_is_moved_and_wakes needs Interrupts;
     host_call::a_host_call_ends_run_with_registers_in_place;
     fault::a_jump_to_no_ram_is_a_fault_exit;
-    smp::a_kick_brings_back_a_vcpu_that_was_never_started;
-    pins::a_level_interrupts_when_unmasked_until_it_is_low;
-    interrupts::a_message_to_a_disabled_apic_is_not_delivered;
-    moves::a_pending_interrupt_is_moved;
+    smp::a_kick_brings_back_a_vcpu_that_was_never_started needs SeveralVcpus;
+    pins::a_level_interrupts_when_unmasked_until_it_is_low needs Interrupts;
+    interrupts::a_message_to_a_disabled_apic_is_not_delivered needs Interrupts;
+    moves::a_pending_interrupt_is_moved needs Interrupts;
     slot::a_read_only_slot_takes_no_writes;
     doorbells::a_removed_doorbell_takes_nothing;
     slot::a_slot_may_start_inside_its_region;
     fault::a_triple_fault_is_a_fault_exit;
     mmio::accesses_across_the_end_of_ram_are_cut_there;
-    pins::an_edge_at_a_masked_pic_pin_waits;
-    pins::an_edge_interrupts_once;
-    pins::an_interrupt_in_service_yields_only_to_more_urgent_ones needs InterruptsInService;
+    pins::an_edge_at_a_masked_pic_pin_waits needs Interrupts;
+    pins::an_edge_interrupts_once needs Interrupts;
+    pins::an_interrupt_in_service_yields_only_to_more_urgent_ones needs Interrupts InterruptsInService;
     slot::an_unmapped_slot_goes_to_io_until_it_is_mapped_again;
     slot::bad_slots_are_refused;
     flow::break_from_a_read_comes_after_the_data;
@@ -194,15 +203,15 @@ bodies! {
     instruction::cmpxchg16b_works_in_ring_0 needs Cmpxchg16bRing0;
     cpuid::cpuid_shows_the_model_and_the_vcpu;
     doorbells::doorbells_at_one_address_do_not_mix;
-    interrupts::each_edge_at_the_ioapic_wakes_halt;
-    interrupts::each_edge_at_the_pics_wakes_halt;
-    interrupts::each_line_event_wakes_halt;
-    interrupts::each_message_wakes_halt;
-    interrupts::each_nmi_by_message_reaches_vector_2;
+    interrupts::each_edge_at_the_ioapic_wakes_halt needs Interrupts;
+    interrupts::each_edge_at_the_pics_wakes_halt needs Interrupts;
+    interrupts::each_line_event_wakes_halt needs Interrupts;
+    interrupts::each_message_wakes_halt needs Interrupts;
+    interrupts::each_nmi_by_message_reaches_vector_2 needs Interrupts;
     reach::every_port_and_any_address_outside_ram_reach_io;
-    reach::every_port_can_be_touched_with_interrupt_controllers;
+    reach::every_port_can_be_touched_with_interrupt_controllers needs Interrupts;
     fault::garbage_ends_in_an_exit_or_can_be_kicked;
-    interrupts::halt_with_interrupt_controllers_waits_in_run;
+    interrupts::halt_with_interrupt_controllers_waits_in_run needs Interrupts;
     halt::halt_without_interrupt_controllers_ends_run;
     kick::kicks_before_run_end_it_at_once_and_once;
     mmio::mmio_accesses_across_pages_have_every_byte_once;
@@ -210,25 +219,25 @@ bodies! {
     mmio::mmio_stores_of_each_width_arrive_whole;
     storm::no_kick_of_a_storm_is_lost_nor_any_access;
     kick::one_kick_brings_back_a_spinning_guest;
-    mode::paging_outside_long_mode_works needs Paging32;
-    interrupts::pins_that_do_not_exist_are_refused;
+    mode::paging_outside_long_mode_works needs OtherModes Paging32;
+    interrupts::pins_that_do_not_exist_are_refused needs Interrupts;
     port::port_accesses_of_each_width_and_form_work;
     modify::read_modify_write_on_mmio_is_one_read_then_one_write;
     instruction::simd_and_floating_point_work_in_ring_0 needs SimdRing0;
     instruction::software_interrupts_work_in_ring_0 needs SoftInterruptRing0;
-    smp::startup_messages_start_every_vcpu;
+    smp::startup_messages_start_every_vcpu needs Interrupts SeveralVcpus;
     string::string_input_of_any_length_arrives_in_order;
     mmio::string_moves_reach_mmio_in_order;
     string::string_output_of_any_length_arrives_in_order;
     instruction::system_calls_enter_ring_0 needs SystemCall;
-    timers::the_apic_timer_wakes_halt_once;
-    timers::the_apic_timer_wakes_halt_periodically;
+    timers::the_apic_timer_wakes_halt_once needs Interrupts;
+    timers::the_apic_timer_wakes_halt_periodically needs Interrupts;
     dirty::the_dirty_log_has_exactly_the_pages_written;
-    timers::the_pit_wakes_halt_periodically;
-    timers::the_tsc_deadline_wakes_halt_if_offered;
+    timers::the_pit_wakes_halt_periodically needs Interrupts;
+    timers::the_tsc_deadline_wakes_halt_if_offered needs Interrupts;
     dirty::there_is_no_dirty_log_of_an_unlogged_slot;
-    smp::vcpus_interrupt_each_other;
-    timers::without_a_pit_its_ports_go_to_io;
+    smp::vcpus_interrupt_each_other needs Interrupts SeveralVcpus;
+    timers::without_a_pit_its_ports_go_to_io needs Interrupts;
 }
 
 impl From<Error> for Failure {

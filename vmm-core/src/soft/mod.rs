@@ -1,0 +1,80 @@
+//! The CPU in software (`vmm-cpu`) as a hypervisor: guests run on any host, without `/dev/kvm`.
+//!
+//! Slower than a processor, and the same everywhere. What is built: 64-bit code at any privilege
+//! level, on one vCPU, without interrupt controllers. Other modes and larger machines are refused
+//! with an error that says so.
+
+mod convert;
+mod doorbell;
+mod gate;
+mod layout;
+mod vcpu;
+mod vm;
+
+use std::sync::Arc;
+
+use self::vm::SoftVm;
+use crate::{
+    arch::CpuModel,
+    error::{Error, Result},
+    hv::{Caps, Hypervisor, Vm, VmConfig},
+};
+
+/// The most memory slots of a VM: looked up in a sorted list, so that this is no limit of principle.
+const MOST_SLOTS: u32 = 512;
+
+/// The software CPU as a hypervisor.
+#[derive(Debug)]
+pub struct Soft {
+    caps: Caps,
+}
+
+impl Soft {
+    /// The software CPU of this build; there is nothing to be opened.
+    ///
+    /// # Errors
+    /// `Unsupported` if the library was built without it.
+    pub fn new() -> Result<Self> {
+        let leaves = vmm_cpu::CpuidLeaf::supported();
+        Ok(Self {
+            caps: Caps {
+                max_vcpus: 1,
+                max_slots: MOST_SLOTS,
+                irq: false,
+                doorbells: true,
+                dirty_log: true,
+                read_only: true,
+                cpu: CpuModel::from_leaves(leaves.iter().map(convert::leaf_from_soft).collect()),
+            },
+        })
+    }
+}
+
+impl Hypervisor for Soft {
+    fn name(&self) -> &'static str {
+        "soft"
+    }
+
+    fn caps(&self) -> &Caps {
+        &self.caps
+    }
+
+    fn create_vm(&self, config: &VmConfig) -> Result<Arc<dyn Vm>> {
+        if config.irq.is_some() {
+            return Err(Error::unsupported(
+                "interrupt controllers are not built for the software CPU yet; a machine that \
+                 needs none can be made with `interrupts(None)`",
+            ));
+        }
+        match config.vcpus {
+            1 => Ok(Arc::new(SoftVm::new())),
+            n => Err(Error::bad_config(format!("VM with {n} vCPUs: the software CPU has 1"))),
+        }
+    }
+}
+
+impl From<Soft> for Arc<dyn Hypervisor> {
+    fn from(soft: Soft) -> Self {
+        Arc::new(soft)
+    }
+}

@@ -1,0 +1,161 @@
+//! A VM of the software CPU: memory slots, doorbells, the dirty log.
+
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicBool, Ordering::SeqCst},
+};
+
+use vmm_cpu::CodeMap;
+
+use super::{MOST_SLOTS, doorbell::Bells, gate::Gate, layout::Layout, vcpu::SoftVcpu};
+use crate::{
+    arch::{CpuModel, VcpuId},
+    error::{Error, Result},
+    hv::{DirtyLog, Doorbells, IoAddress, Match, MemorySlot, SlotTable, Vcpu, Vm},
+    irq::{EventFd, IrqController},
+    memory::{GuestAddress, WriteWatcher},
+    persist::{StateReader, StateWriter},
+    process::Owner,
+};
+
+/// The VM, as the machine holds it.
+pub(super) struct SoftVm(Arc<VmState>);
+
+/// The VM, as its vCPU holds it too.
+pub(super) struct VmState {
+    pub(super) owner: Owner,
+    pub(super) gate: Gate,
+    pub(super) bells: Bells,
+    pub(super) code: Arc<CodeMap>,
+    /// Tells `code` of the host's writes to mapped regions.
+    watcher: Arc<dyn WriteWatcher>,
+    slots: Mutex<Slots>,
+    pub(super) has_vcpu: AtomicBool,
+}
+
+/// The slots, twice: for the checks that all back ends share, and for the CPU.
+struct Slots {
+    table: SlotTable,
+    layout: Arc<Layout>,
+}
+
+/// Where code was decoded, told of the host's writes.
+struct Decoded(Arc<CodeMap>);
+
+impl WriteWatcher for Decoded {
+    fn written(&self, host: usize, len: usize) {
+        self.0.written(host, len);
+    }
+}
+
+impl SoftVm {
+    pub(super) fn new() -> Self {
+        let code = Arc::new(CodeMap::new());
+        let slots = Slots { table: SlotTable::new(MOST_SLOTS), layout: Arc::default() };
+        Self(Arc::new(VmState {
+            owner: Owner::current(),
+            gate: Gate::default(),
+            bells: Bells::default(),
+            watcher: Arc::new(Decoded(Arc::clone(&code))),
+            code,
+            slots: Mutex::new(slots),
+            has_vcpu: AtomicBool::new(false),
+        }))
+    }
+}
+
+impl VmState {
+    fn slots(&self) -> MutexGuard<'_, Slots> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the vCPU is to run with from now on.
+    pub(super) fn layout(&self) -> Arc<Layout> {
+        Arc::clone(&self.slots().layout)
+    }
+}
+
+impl Vm for SoftVm {
+    fn map(&self, slot: MemorySlot) -> Result<()> {
+        self.0.owner.check()?;
+        slot.region.watch(&self.0.watcher);
+        self.0.gate.shut(|| {
+            let Slots { table, layout } = &mut *self.0.slots();
+            table.insert(slot, |_, slot| {
+                *layout = Arc::new(layout.with(slot));
+                layout.changed();
+                Ok(())
+            })
+        })
+    }
+
+    fn unmap(&self, at: GuestAddress) -> Result<()> {
+        self.0.owner.check()?;
+        self.0.gate.shut(|| {
+            let Slots { table, layout } = &mut *self.0.slots();
+            table.remove(at, |_, slot| {
+                *layout = Arc::new(layout.without(slot));
+                layout.changed();
+                Ok(())
+            })
+        })
+    }
+
+    fn create_vcpu(&self, id: VcpuId, cpu: &CpuModel) -> Result<Box<dyn Vcpu>> {
+        self.0.owner.check()?;
+        if id.0 != 0 {
+            return Err(Error::bad_config(format!("{id}: the VM has 1")));
+        }
+        if self.0.has_vcpu.swap(true, SeqCst) {
+            return Err(Error::bad_config(format!("{id} exists already")));
+        }
+        Ok(Box::new(SoftVcpu::new(Arc::clone(&self.0), id, cpu)))
+    }
+
+    fn irqs(&self) -> Option<Arc<dyn IrqController>> {
+        None
+    }
+
+    /// Without interrupt controllers there is nothing but the vCPU.
+    fn save(&self, _: &mut StateWriter) -> Result<()> {
+        self.0.owner.check()
+    }
+
+    fn restore(&self, _: &mut StateReader) -> Result<()> {
+        self.0.owner.check()
+    }
+
+    fn doorbells(&self) -> Option<&dyn Doorbells> {
+        Some(self)
+    }
+
+    fn dirty_log(&self) -> Option<&dyn DirtyLog> {
+        Some(self)
+    }
+}
+
+impl Doorbells for SoftVm {
+    fn add(&self, at: IoAddress, matching: Match, event: &EventFd) -> Result<()> {
+        self.0.owner.check()?;
+        self.0.bells.add(at, matching, event)
+    }
+
+    fn remove(&self, at: IoAddress, matching: Match, event: &EventFd) -> Result<()> {
+        self.0.owner.check()?;
+        self.0.bells.remove(at, matching, event)
+    }
+}
+
+impl DirtyLog for SoftVm {
+    fn take(&self, at: GuestAddress) -> Result<Vec<u64>> {
+        self.0.owner.check()?;
+        self.0.gate.shut(|| {
+            let Slots { table, layout } = &mut *self.0.slots();
+            let (_, slot) = table.find(at)?;
+            let dirty = layout.take_dirty(slot);
+            // The CPU marks a page at its first store only, until it is told to do so again.
+            layout.changed();
+            dirty.ok_or_else(|| Error::not_found(format!("{slot} keeps no dirty log")))
+        })
+    }
+}
