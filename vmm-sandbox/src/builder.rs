@@ -306,11 +306,14 @@ fn shown_path(name: &[u8]) -> Vec<u8> {
     [b"/", last].concat()
 }
 
-/// The fast way for system calls needs a KVM whose SYSCALL was seen to enter ring 0; the other one
-/// works everywhere.
+/// The fast way for system calls needs the software CPU, or a KVM whose SYSCALL was seen to enter
+/// ring 0; the other one works everywhere.
 fn entry(hypervisor: &dyn Hypervisor) -> Entry {
-    let whole = hypervisor.name() == "kvm" && host::probe().kvm == KvmKind::Whole;
-    if whole { Entry::Syscall } else { Entry::Trap }
+    match hypervisor.name() {
+        "soft" => Entry::Syscall,
+        "kvm" if host::probe().kvm == KvmKind::Whole => Entry::Syscall,
+        _ => Entry::Trap,
+    }
 }
 
 impl fmt::Debug for Builder {

@@ -207,6 +207,7 @@ fn run_native(directory: &Path, arguments: &[&str]) -> Result {
 fn run_sandboxed(directory: &Path, arguments: &[&str], access: Access) -> Result {
     let user = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     let mut sandbox = Sandbox::program(BUSYBOX)
+        .hypervisor(crate::backend())
         .args([&["busybox"], arguments].concat())
         .root(directory, access)
         .user(user.0, user.1)

@@ -7,6 +7,7 @@ use crate::{can_run, program};
 
 fn builder() -> Builder {
     Sandbox::image(program!("calls"))
+        .hypervisor(crate::backend())
         .host_fn("lookup", |key: String| key.to_uppercase().repeat(key.len()))
         .host_fn("sum", |n: i64, plus: f64| n as f64 + plus)
         .host_fn("panics", || -> () { panic!("on purpose") })
@@ -117,7 +118,7 @@ fn a_program_for_another_version_of_the_header_is_refused() {
     let note = [4_u32.to_le_bytes(), 4_u32.to_le_bytes(), 1_u32.to_le_bytes(), *b"vmm\0"].concat();
     let at = image.windows(16).position(|window| window == note).expect("the note");
     image[at + 16] = 2;
-    let error = Sandbox::image(image).build().unwrap_err();
+    let error = Sandbox::image(image).hypervisor(crate::backend()).build().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::BadImage);
     assert!(error.to_string().contains("version 2"), "{error}");
 }

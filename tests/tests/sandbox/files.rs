@@ -18,7 +18,12 @@ fn script(text: &str, limit: u64) -> Option<(i32, String)> {
         return None;
     }
     let arguments = ["sh", "-c", text];
-    let mut sandbox = Sandbox::program(BUSYBOX).args(arguments).file_limit(limit).build().unwrap();
+    let mut sandbox = Sandbox::program(BUSYBOX)
+        .hypervisor(crate::backend())
+        .args(arguments)
+        .file_limit(limit)
+        .build()
+        .unwrap();
     let Outcome::Exited(status) = sandbox.start().unwrap() else {
         panic!("{:?} {:?}", sandbox.state(), sandbox.statistics());
     };
@@ -78,6 +83,7 @@ fn a_mount_is_seen_where_it_was_put() {
     let text = "read x < /data/in/file; echo $x; for f in /*; do echo $f; done; \
         echo new > /data/in/new || echo read-only; test -d /data && echo there";
     let mut sandbox = Sandbox::program(BUSYBOX)
+        .hypervisor(crate::backend())
         .args(["sh", "-c", text])
         .mount(directory.path(), "/data/in", Access::ReadOnly)
         .build()
@@ -93,10 +99,13 @@ fn a_mount_that_cannot_be_is_refused() {
     if !can_run("a_mount_that_cannot_be_is_refused") {
         return;
     }
-    let of = |host: &str, at: &str| {
-        let builder = Sandbox::image(crate::program!("hello")).mount(host, at, Access::ReadOnly);
-        builder.build().unwrap_err().to_string()
-    };
+    let of =
+        |host: &str, at: &str| {
+            let builder = Sandbox::image(crate::program!("hello"))
+                .hypervisor(crate::backend())
+                .mount(host, at, Access::ReadOnly);
+            builder.build().unwrap_err().to_string()
+        };
     assert!(of("/nowhere/at/all", "/data").contains("/nowhere/at/all"));
     assert!(of("/", "data").contains("data"));
     assert!(of("/", "/a/../b").contains(".."));

@@ -13,7 +13,10 @@ use vmm_sandbox::{Builder, Cause, Outcome, Sandbox, State};
 use crate::{can_run, program};
 
 fn greedy(what: &str) -> Builder {
-    Sandbox::image(program!("greedy")).args(["greedy", what]).memory(16 << 20)
+    Sandbox::image(program!("greedy"))
+        .hypervisor(crate::backend())
+        .args(["greedy", what])
+        .memory(16 << 20)
 }
 
 /// How it was killed, and how long that took.

@@ -21,7 +21,7 @@ fn natively(name: &str, image: &[u8], arguments: &[&str]) -> (String, Option<i32
 fn same(name: &str, image: &'static [u8], arguments: &[&str]) {
     let (expected, status) = natively(name, image, arguments);
     let all = [name].into_iter().chain(arguments.iter().copied());
-    let mut sandbox = Sandbox::image(image).args(all).build().unwrap();
+    let mut sandbox = Sandbox::image(image).hypervisor(crate::backend()).args(all).build().unwrap();
     let outcome = sandbox.start().unwrap();
     let text = String::from_utf8(sandbox.take_stdout()).unwrap();
     for (ours, native) in text.lines().zip(expected.lines()) {

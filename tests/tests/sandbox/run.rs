@@ -9,8 +9,11 @@ fn hello_world_says_hello() {
     if !can_run("hello_world_says_hello") {
         return;
     }
-    let mut sandbox =
-        Sandbox::image(program!("hello")).args(["hello", "you", "there"]).build().unwrap();
+    let mut sandbox = Sandbox::image(program!("hello"))
+        .hypervisor(crate::backend())
+        .args(["hello", "you", "there"])
+        .build()
+        .unwrap();
     let outcome = sandbox.start().unwrap();
     println!("{outcome:?} {:?}", sandbox.statistics());
     assert_eq!(String::from_utf8(sandbox.take_stdout()).unwrap(), "hello, you!\nhello, there!\n");

@@ -20,7 +20,10 @@ fn calls_without_sense_end_in_an_outcome() {
     let (mut ended, mut killed, mut calls) = (0, 0, 0);
     for seed in 0..20 {
         let arguments = ["storm".into(), seed.to_string(), "1500".into()];
-        let builder = Sandbox::image(program!("storm")).memory(16 << 20).timeout(PATIENCE);
+        let builder = Sandbox::image(program!("storm"))
+            .hypervisor(crate::backend())
+            .memory(16 << 20)
+            .timeout(PATIENCE);
         let mut sandbox = builder.args(arguments).build().unwrap();
         let began = Instant::now();
         match sandbox.start().unwrap() {
