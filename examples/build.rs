@@ -23,7 +23,8 @@ fn main() -> ExitCode {
 fn guests() -> Result<(), String> {
     hello()?;
     compile::unikernels()?;
-    program::one(Path::new("guests/hostcall.c"))
+    program::one(Path::new("guests/hostcall.c"))?;
+    program::one(Path::new("../tests/guests/sandbox/visitor.c"))
 }
 
 /// A flat binary, which a machine loads as it is.

@@ -2,12 +2,14 @@
 
 use std::process::ExitCode;
 
+#[path = "guests/foreign.rs"]
+mod foreign;
 #[path = "guests/program.rs"]
 mod program;
 
 fn main() -> ExitCode {
     println!("cargo::rerun-if-changed=build.rs");
-    match program::all("guests/sandbox") {
+    match program::all("guests/sandbox").and_then(|()| foreign::all()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             println!("cargo::error=compiling programs for sandboxes: {why}");

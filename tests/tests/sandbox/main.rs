@@ -12,6 +12,7 @@ mod calls;
 mod files;
 mod limits;
 mod native;
+mod programs;
 mod run;
 mod storm;
 

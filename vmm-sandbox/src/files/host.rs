@@ -151,7 +151,11 @@ impl Node for Granted {
     }
 
     fn target(&self, _: &View<'_>) -> Result<Vec<u8>, Errno> {
-        Ok(rustix::fs::readlinkat(&self.own, "", Vec::new())?.into_bytes())
+        match rustix::fs::readlinkat(&self.own, "", Vec::new()) {
+            // An empty path is what is not there then, and not what is no link.
+            Err(Errno::NOENT) => Err(Errno::INVAL),
+            target => Ok(target?.into_bytes()),
+        }
     }
 
     fn find(&self, name: &[u8], _: &View<'_>) -> Result<Arc<dyn Node>, Errno> {

@@ -19,6 +19,8 @@ pub(super) const CALLS: Calls = &[
     (libc::SYS_gettid, pid),
     (libc::SYS_getuid, user),
     (libc::SYS_prlimit64, prlimit),
+    (libc::SYS_setgid, stay_group),
+    (libc::SYS_setuid, stay_user),
     (libc::SYS_sysinfo, sysinfo),
     (libc::SYS_uname, uname),
 ];
@@ -37,6 +39,15 @@ fn user(process: &mut Process, _: &mut Call<'_>) -> Answer {
 
 fn group(process: &mut Process, _: &mut Call<'_>) -> Answer {
     Ok(u64::from(process.gid))
+}
+
+/// A program may become what it is.
+fn stay_user(process: &mut Process, call: &mut Call<'_>) -> Answer {
+    if call.args[0] as u32 == process.uid { Ok(0) } else { Err(Errno::PERM) }
+}
+
+fn stay_group(process: &mut Process, call: &mut Call<'_>) -> Answer {
+    if call.args[0] as u32 == process.gid { Ok(0) } else { Err(Errno::PERM) }
 }
 
 fn getrlimit(process: &mut Process, call: &mut Call<'_>) -> Answer {
