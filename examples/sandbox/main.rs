@@ -24,7 +24,7 @@ use signal_hook::{
     iterator::Signals,
     low_level::emulate_default_handler,
 };
-use vmm_core::kvm::Kvm;
+use vmm_core::host::{self, Need};
 use vmm_sandbox::{Access, Canceller, Cause, ErrorKind, Outcome, Sandbox};
 
 use self::options::{Backend, Options, Request};
@@ -94,9 +94,12 @@ fn describe(options: &Options) -> Result<Sandbox> {
     if let Some(timeout) = options.timeout {
         sandbox = sandbox.timeout(Duration::from_millis(timeout));
     }
-    if options.backend == Backend::Kvm {
-        sandbox = sandbox.hypervisor(Arc::new(Kvm::open()?) as Arc<dyn vmm_core::hv::Hypervisor>);
-    }
+    let chosen = match options.backend {
+        Backend::Auto => host::best(Need::Program)?,
+        Backend::Kvm => host::named("kvm")?,
+        Backend::Soft => host::named("soft")?,
+    };
+    sandbox = sandbox.hypervisor(chosen);
     Ok(sandbox.build()?)
 }
 

@@ -31,6 +31,8 @@ pub enum Backend {
     /// The best this host has.
     Auto,
     Kvm,
+    /// The CPU in software.
+    Soft,
 }
 
 /// What a command line asks for.
@@ -43,7 +45,8 @@ pub enum Request {
 const MEMORY: u64 = 64;
 /// 16 TiB, beyond any host.
 const MOST_MEMORY: u64 = 16 << 20;
-const BACKENDS: [(&str, Backend); 2] = [("auto", Backend::Auto), ("kvm", Backend::Kvm)];
+const BACKENDS: [(&str, Backend); 3] =
+    [("auto", Backend::Auto), ("kvm", Backend::Kvm), ("soft", Backend::Soft)];
 
 pub fn help() -> String {
     format!(
@@ -59,7 +62,7 @@ Usage: cargo run --example sandbox -- [OPTION]... PROGRAM [ARGUMENT]...
   --env NAME=VALUE     a variable of its environment, which is empty otherwise; may be repeated
   --mem MIB            all its memory [{MEMORY}]
   --timeout MS         how long it may take, in milliseconds [for ever]
-  --backend NAME       what runs it: kvm, or auto for the best this host has [auto]
+  --backend NAME       what runs it: kvm, soft (a CPU in software), or auto for the best here [auto]
   --stats              print on standard error what it used, and which system calls it missed
   --help               this text
 
@@ -266,7 +269,7 @@ mod tests {
                 &["--timeout", "1s"],
                 &format!("--timeout: '1s' is not a number from 1 to {}", u64::MAX),
             ),
-            (&["--backend", "xen"], "--backend: 'xen' is not one of auto, kvm"),
+            (&["--backend", "xen"], "--backend: 'xen' is not one of auto, kvm, soft"),
             (&["--stats=no"], "--stats: takes no value, but got 'no'"),
         ];
         for (arguments, refusal) in cases {

@@ -76,6 +76,7 @@ fn run_sandboxed(program: &Path, directory: &Path, arguments: &[&str]) -> Seen {
     let user = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     let name = program.to_str().unwrap();
     let mut sandbox = Sandbox::program(program)
+        .hypervisor(crate::backend())
         .args([&[name], arguments].concat())
         .env("GREETING", "hello")
         .root(directory, Access::ReadWrite)
@@ -157,7 +158,11 @@ fn sqlite_makes_the_same_database() {
 fn sqlite_works_on_files_in_memory() {
     let image = foreign!("sqlite");
     if can_run_foreign("sqlite_works_on_files_in_memory", image, "libsqlite3-dev") {
-        let mut sandbox = Sandbox::image(image).args(["sqlite", "/tmp/items.db"]).build().unwrap();
+        let mut sandbox = Sandbox::image(image)
+            .hypervisor(crate::backend())
+            .args(["sqlite", "/tmp/items.db"])
+            .build()
+            .unwrap();
         assert_eq!(sandbox.start().unwrap(), Outcome::Exited(0), "{:?}", sandbox.statistics());
         let stdout = String::from_utf8(sandbox.take_stdout()).unwrap();
         assert!(stdout.contains("check: integrity_check=ok"), "{stdout}");

@@ -1,4 +1,5 @@
 //! Data that are not aligned.
+#![expect(unsafe_code, reason = "moves data between registers and pages that are lent")]
 
 /// How such a datum moves between registers and the host's memory.
 pub(super) trait Unaligned: Sized {
