@@ -437,7 +437,8 @@ fn special_memory(i: &Instruction, case: &mut Case, random: &mut Random) {
     let mut put = |at: usize, bytes: &[u8]| {
         for window in &mut case.windows {
             if let Some(place) = at.checked_sub(window.offset)
-                && let Some(part) = window.bytes.get_mut(place..place + bytes.len())
+                && let Some(part) = window.bytes.get_mut(place..)
+                && let Some(part) = part.get_mut(..bytes.len())
             {
                 part.copy_from_slice(bytes);
             }

@@ -10,6 +10,7 @@ pub mod case;
 pub mod codes;
 pub mod compare;
 pub mod generate;
+pub mod known;
 pub mod native;
 pub mod operands;
 pub mod ours;
