@@ -1,6 +1,6 @@
 //! The processor's side: a process of its own that executes one instruction at a time.
 //!
-//! It is a fork of the caller that may do nothing but read and write its two pipes ([`confine`]).
+//! It is a fork of the caller that may do nothing but read and write its two pipes (`confine`).
 //! Cases come to it in batches through shared memory. Nothing of it but the arena lies in the first
 //! 4 GiB, and the generator keeps every address that an instruction uses either there or where an
 //! access is sure to fault ([`crate::arena::is_safe`]).
