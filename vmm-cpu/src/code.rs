@@ -4,7 +4,8 @@ use std::{
     collections::HashMap,
     sync::atomic::{
         AtomicU32, AtomicU64,
-        Ordering::{AcqRel, Acquire, Relaxed},
+        Ordering::{AcqRel, Acquire, Relaxed, SeqCst},
+        fence,
     },
 };
 
@@ -34,6 +35,9 @@ impl CodeMap {
     /// To be called after `len` bytes of guest memory at `host` were written by other than a CPU:
     /// each CPU notices before its next block.
     pub fn written(&self, host: usize, len: usize) {
+        // Either the marks of a CPU that decodes these bytes are seen here, or what was written is
+        // seen there, where they are read once more after they are marked.
+        fence(SeqCst);
         let (mut at, end) = (host as u64, host as u64 + len as u64);
         while at < end {
             let here = (PAGE_SIZE - at % PAGE_SIZE).min(end - at);
@@ -62,7 +66,8 @@ impl CodeMap {
 
     /// Marks bytes of one host page as code.
     fn mark(&self, host: u64, len: u64) {
-        self.word(host).fetch_or(granules(host % PAGE_SIZE, len), AcqRel);
+        self.word(host).fetch_or(granules(host % PAGE_SIZE, len), SeqCst);
+        fence(SeqCst);
     }
 
     /// There is no code any more in the pages that share the word of this one.

@@ -11,7 +11,7 @@ use std::sync::{
 use crate::{
     code::{Code, CodeMap, Run},
     core::{Core, World},
-    decode::{Block, Decoder},
+    decode::{BLOCK_BYTES, Block, Decoder},
     exception::{Exception, Vector},
     flags::TF,
     io::Io,
@@ -339,7 +339,7 @@ impl Cpu {
     }
 
     /// Finds the block at RIP where the TLB does not know the page, or decodes it. `None` if there
-    /// is none to keep: its first instruction is on two pages, or not in RAM.
+    /// is none to keep: its first instruction is on two pages, not in RAM, or being written.
     fn decode_block(&mut self, world: &World<'_>) -> Result<Option<Run>, Stop> {
         let (rip, mode) = (self.core.rip, self.core.mode());
         let Some(page) = self.core.fetch_page(rip, world)? else { return Ok(None) };
@@ -347,10 +347,21 @@ impl Cpu {
         if let Some(run) = self.code.find(start, mode) {
             return Ok(Some(run));
         }
-        Ok(match self.decoder.block(page, rip & OFFSET, mode) {
-            Block::Whole(len) => Some(self.keep(start, len, world)),
-            Block::Straddles => None,
-        })
+        let mut bytes = [0; BLOCK_BYTES];
+        let there = page.read(rip & OFFSET, &mut bytes);
+        let Block::Whole(len) = self.decoder.block(&bytes[..there], rip & OFFSET, mode) else {
+            return Ok(None);
+        };
+        let run = self.keep(start, len, world);
+        // Whoever wrote before the bytes were marked as code was not noticed.
+        let mut now = [0; BLOCK_BYTES];
+        page.read(rip & OFFSET, &mut now[..len as usize]);
+        if now[..len as usize] != bytes[..len as usize] {
+            self.core.overwritten.push((page.identity(), rip & OFFSET, len as usize));
+            self.forget_overwritten(world);
+            return Ok(None);
+        }
+        Ok(Some(run))
     }
 
     /// Keeps the block that the decoder holds.

@@ -8,13 +8,16 @@ use iced_x86::{Code, DecoderError, DecoderOptions, FlowControl, Instruction, OpK
 use crate::{
     isa,
     op::{Exec, Op},
-    ram::{Lent, OFFSET, PAGE_SIZE},
+    ram::{OFFSET, PAGE_SIZE},
     regs::{BASES, FS_BASE, GS_BASE, NONE, PAGE, TEMP},
     word::HIGH,
 };
 
 /// The most instructions of a block.
 const LONGEST_BLOCK: u8 = 32;
+
+/// The most bytes of a block.
+pub(crate) const BLOCK_BYTES: usize = 15 * LONGEST_BLOCK as usize;
 
 /// What was found where a block was to begin.
 pub(crate) enum Block {
@@ -48,11 +51,9 @@ impl Decoder {
         Self { ops: Vec::with_capacity(256), facts: Vec::with_capacity(256) }
     }
 
-    /// Decodes the block at `offset` of a page.
-    pub(crate) fn block(&mut self, page: Lent<'_>, offset: u64, mode: u32) -> Block {
-        let mut bytes = [0; 15 * LONGEST_BLOCK as usize];
-        let len = page.read(offset, &mut bytes);
-        self.decode(&bytes[..len], offset, mode, LONGEST_BLOCK)
+    /// Decodes the block that begins with `bytes`, at `offset` of a page.
+    pub(crate) fn block(&mut self, bytes: &[u8], offset: u64, mode: u32) -> Block {
+        self.decode(bytes, offset, mode, LONGEST_BLOCK)
     }
 
     /// Decodes one instruction; false if there are too few bytes for it.
