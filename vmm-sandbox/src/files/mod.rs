@@ -10,6 +10,8 @@ mod node;
 mod path;
 mod pipe;
 mod proc;
+#[cfg(test)]
+mod tests;
 mod tree;
 
 use std::{

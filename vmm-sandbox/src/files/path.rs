@@ -14,6 +14,8 @@ use super::{Listed, Node, View};
 pub(crate) const MOST_PATH: usize = 4096;
 const MOST_NAME: usize = 255;
 const MOST_LINKS: usize = 40;
+/// The deepest place that a path can name. A place keeps its way, so there is an end to it.
+const MOST_DEPTH: usize = MOST_PATH / 2;
 
 /// A node and the way to it.
 #[derive(Clone)]
@@ -158,19 +160,19 @@ impl Namespace {
                 _ => {}
             }
             let is_last = left.is_empty();
-            let there = match self.child(&at, &name, view) {
+            let node = match self.child(&at, &name, view) {
                 Err(Errno::NOENT) if is_last => {
                     return Ok(Found { parent: at, name: Some(name), node: None, slash });
                 }
-                there => there?,
+                node => node?,
             };
-            let is_link = there.node().status(view)?.is_link();
+            let is_link = node.status(view)?.is_link();
             if is_link && (!is_last || follow == Follow::Last || slash) {
                 links += 1;
                 if links > MOST_LINKS {
                     return Err(Errno::LOOP);
                 }
-                let target = there.node().target(view)?;
+                let target = node.target(view)?;
                 if target.is_empty() {
                     return Err(Errno::NOENT);
                 }
@@ -179,12 +181,13 @@ impl Namespace {
                 continue;
             }
             if is_last {
+                let there = at.with(&name, node);
                 if slash {
                     self.check_directory(&there, view)?;
                 }
                 return Ok(Found { parent: at, name: Some(name), node: Some(there), slash });
             }
-            at = there;
+            at.way.push((name, node));
         }
         self.check_directory(&at, view)?;
         Ok(Found { parent: at.clone(), name: None, node: Some(at), slash })
@@ -200,35 +203,37 @@ impl Namespace {
 
     /// What has this name there: something mounted, or the directory's own, or what only leads to
     /// something mounted.
-    fn child(&self, at: &Place, name: &[u8], view: &View<'_>) -> Result<Place, Errno> {
-        let own: Vec<_> = at.names().chain([name]).collect();
-        let mut below = self.mounts.iter().filter(|(path, _)| begins(path, &own));
-        let exact = below.clone().find(|(path, _)| path.len() == own.len());
-        let node = match exact {
-            Some((_, node)) => Arc::clone(node),
+    fn child(&self, at: &Place, name: &[u8], view: &View<'_>) -> Result<Arc<dyn Node>, Errno> {
+        if at.way.len() >= MOST_DEPTH {
+            return Err(Errno::NAMETOOLONG);
+        }
+        let own = || at.names().chain([name]);
+        let mut below = self.mounts.iter().filter(|(path, _)| begins(path, own()));
+        let exact = below.clone().find(|(path, _)| path.len() == at.way.len() + 1);
+        match exact {
+            Some((_, node)) => Ok(Arc::clone(node)),
             None => match at.node().find(name, view) {
                 Err(Errno::NOENT) if below.next().is_some() => {
-                    super::proc::Fixed::directory(std::iter::empty())
+                    Ok(super::proc::Fixed::directory(std::iter::empty()))
                 }
-                node => node?,
+                node => node,
             },
-        };
-        Ok(at.with(name, node))
+        }
     }
 
     /// The names in a directory that are there by mounts.
     pub(crate) fn mounted_in(&self, at: &Place) -> Vec<Listed> {
-        let own: Vec<_> = at.names().collect();
         let told = self.mounts.len().saturating_sub(self.own);
-        let below = self.mounts.iter().take(told).filter(|(path, _)| begins(path, &own));
-        let names = below.filter_map(|(path, _)| path.get(own.len()).cloned());
+        let below = self.mounts.iter().take(told).filter(|(path, _)| begins(path, at.names()));
+        let names = below.filter_map(|(path, _)| path.get(at.way.len()).cloned());
         names.map(|name| Listed { name, inode: 1, kind: libc::S_IFDIR }).collect()
     }
 }
 
 /// Whether the first names of a path are these.
-fn begins(path: &[Vec<u8>], names: &[&[u8]]) -> bool {
-    path.len() >= names.len() && path.iter().zip(names).all(|(own, name)| own == name)
+fn begins<'a>(path: &[Vec<u8>], names: impl Iterator<Item = &'a [u8]>) -> bool {
+    let mut path = path.iter();
+    names.into_iter().all(|name| path.next().is_some_and(|own| own == name))
 }
 
 /// Puts the names of a path on the pile of what is to be walked, the first on top; whether the path

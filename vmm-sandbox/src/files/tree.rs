@@ -8,7 +8,7 @@ use std::{
     collections::BTreeMap,
     io::SeekFrom,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -112,31 +112,66 @@ impl Drop for Common {
 /// A directory in memory.
 pub(super) struct Directory {
     common: Common,
-    entries: Mutex<BTreeMap<Vec<u8>, Arc<dyn Node>>>,
+    entries: Mutex<Entries>,
+    me: Weak<Self>,
+    parent: Mutex<Weak<Self>>,
 }
+
+type Entries = BTreeMap<Vec<u8>, Arc<dyn Node>>;
 
 /// An empty tree that may take so many bytes.
 pub(crate) fn tree(limit: u64) -> Result<Arc<dyn Node>, Errno> {
     let room = Arc::new(Room { left: AtomicU64::new(limit), inodes: AtomicU64::new(2) });
-    Ok(Arc::new(Directory::new(&room, 0o755)?))
+    Ok(Directory::new(&room, 0o755, Weak::new())?)
 }
 
 impl Directory {
-    fn new(room: &Arc<Room>, mode: u32) -> Result<Self, Errno> {
+    fn new(room: &Arc<Room>, mode: u32, parent: Weak<Self>) -> Result<Arc<Self>, Errno> {
         let common = Common::new(room, mode)?;
         common.meta().links = 2;
-        Ok(Self { common, entries: Mutex::default() })
+        let (entries, parent) = (Mutex::default(), Mutex::new(parent));
+        Ok(Arc::new_cyclic(|me| Self { common, entries, me: me.clone(), parent }))
     }
 
-    fn entries(&self) -> MutexGuard<'_, BTreeMap<Vec<u8>, Arc<dyn Node>>> {
+    fn entries(&self) -> MutexGuard<'_, Entries> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn parent(&self) -> MutexGuard<'_, Weak<Self>> {
+        self.parent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether it is `other` or below it. Its path does not tell: a program may hold on to a
+    /// directory that was moved.
+    fn is_in(&self, other: &Self) -> bool {
+        let mut at = self.me.upgrade();
+        while let Some(directory) = at {
+            if std::ptr::eq(&*directory, other) {
+                return true;
+            }
+            at = directory.parent().upgrade();
+        }
+        false
+    }
+
+    /// Whether it was taken out of the tree, and only who has it open still sees it.
+    fn is_removed(&self) -> bool {
+        self.common.meta().links == 0
+    }
+
     fn add(&self, name: &[u8], node: Arc<dyn Node>) -> Result<(), Errno> {
+        if self.is_removed() {
+            return Err(Errno::NOENT);
+        }
         self.common.room.take(name.len() as u64)?;
+        self.put(name, node);
+        Ok(())
+    }
+
+    /// Adds what there is room for.
+    fn put(&self, name: &[u8], node: Arc<dyn Node>) {
         self.entries().insert(name.to_vec(), node);
         self.common.touch();
-        Ok(())
     }
 
     fn take(&self, name: &[u8]) -> Option<Arc<dyn Node>> {
@@ -144,6 +179,33 @@ impl Directory {
         self.common.room.give(name.len() as u64);
         self.common.touch();
         Some(node)
+    }
+}
+
+impl Drop for Directory {
+    /// Takes what is below apart one by one: a program can make a tree deeper than the stack is for
+    /// drops inside drops.
+    fn drop(&mut self) {
+        let mut left: Vec<_> = std::mem::take(&mut *self.entries()).into_values().collect();
+        while let Some(node) = left.pop() {
+            if Arc::strong_count(&node) == 1
+                && let Some(directory) = directory(&node)
+            {
+                left.extend(std::mem::take(&mut *directory.entries()).into_values());
+            }
+        }
+    }
+}
+
+/// Room that is given back when it is dropped.
+struct Held {
+    room: Arc<Room>,
+    bytes: u64,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.room.give(self.bytes);
     }
 }
 
@@ -168,12 +230,20 @@ impl Node for Directory {
         if how.write {
             return Err(Errno::ISDIR);
         }
+        // The list is a copy, and counts as such.
+        let len = |name: &Vec<u8>| name.len() + size_of::<Listed>();
+        let bytes = self.entries().keys().map(len).sum::<usize>() as u64;
+        let room = &self.common.room;
+        room.take(bytes).map_err(|_| Errno::NOMEM)?;
+        let held = Held { room: Arc::clone(room), bytes };
         let mut names = Vec::new();
         for (name, node) in self.entries().iter() {
             let status = node.status(view)?;
             names.push(Listed { name: name.clone(), inode: status.inode, kind: status.kind() });
         }
-        Ok(Handle::new(OpenDirectory::new(names, self.status(view)?, (place, how), view)))
+        let mut open = OpenDirectory::new(names, self.status(view)?, (place, how), view);
+        open.held = Some(held);
+        Ok(Handle::new(open))
     }
 
     fn find(&self, name: &[u8], _: &View<'_>) -> Result<Arc<dyn Node>, Errno> {
@@ -186,7 +256,7 @@ impl Node for Directory {
         }
         let room = &self.common.room;
         let node: Arc<dyn Node> = match kind {
-            Kind::Directory => Arc::new(Self::new(room, mode)?),
+            Kind::Directory => Self::new(room, mode, self.me.clone())?,
             Kind::File => Arc::new(Regular::new(room, mode)?),
             Kind::Link(target) => Arc::new(Link::new(room, target)?),
         };
@@ -230,23 +300,37 @@ impl Node for Directory {
     fn rename(&self, name: &[u8], to: &Arc<dyn Node>, new: &[u8], keep: bool) -> Result<(), Errno> {
         let to = directory(to).ok_or(Errno::XDEV)?;
         let node = self.entries().get(name).cloned().ok_or(Errno::NOENT)?;
+        let moved = directory(&node);
+        if moved.is_some_and(|moved| to.is_in(moved)) {
+            return Err(Errno::INVAL);
+        }
+        if to.is_removed() {
+            return Err(Errno::NOENT);
+        }
         let there = to.entries().get(new).cloned();
-        if let Some(there) = there {
+        if let Some(there) = &there {
             if keep {
                 return Err(Errno::EXIST);
             }
-            if Arc::ptr_eq(&there, &node) {
+            if Arc::ptr_eq(there, &node) {
                 return Ok(());
             }
-            match (directory(&node).is_some(), directory(&there).is_some()) {
+            match (moved.is_some(), directory(there).is_some()) {
                 (true, false) => return Err(Errno::NOTDIR),
                 (false, true) => return Err(Errno::ISDIR),
-                (_, is_directory) => to.remove(new, is_directory)?,
+                _ => {}
             }
         }
-        to.add(new, Arc::clone(&node))?;
+        // First what may fail: a name that is lost on the way is lost for good.
+        to.common.room.take(new.len() as u64)?;
+        if let Some(there) = there {
+            let removed = to.remove(new, directory(&there).is_some());
+            removed.inspect_err(|_| to.common.room.give(new.len() as u64))?;
+        }
+        to.put(new, Arc::clone(&node));
         self.take(name);
-        if directory(&node).is_some() && !std::ptr::eq(self, to) {
+        if let Some(moved) = moved {
+            *moved.parent() = to.me.clone();
             self.common.meta().links -= 1;
             to.common.meta().links += 1;
         }
@@ -324,6 +408,10 @@ impl Content {
             self.common.room.give(old - len);
         }
         bytes.resize(len as usize, 0);
+        // What does not count any more must not stay with the host.
+        if bytes.capacity() / 2 > bytes.len() {
+            bytes.shrink_to_fit();
+        }
         drop(bytes);
         self.common.touch();
         Ok(())
@@ -485,6 +573,8 @@ pub(super) struct OpenDirectory {
     status: Status,
     place: Place,
     how: How,
+    /// What the list takes, if that counts.
+    held: Option<Held>,
 }
 
 impl OpenDirectory {
@@ -504,7 +594,7 @@ impl OpenDirectory {
                 names.push(listed.clone());
             }
         }
-        Self { names, next: 0, status, place: place.clone(), how }
+        Self { names, next: 0, status, place: place.clone(), how, held: None }
     }
 }
 
