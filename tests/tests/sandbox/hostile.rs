@@ -17,7 +17,7 @@ const LONG: Duration = Duration::from_secs(1200);
 
 fn hostile(arguments: &[&str]) -> Builder {
     let arguments = [&["hostile"], arguments].concat();
-    Sandbox::image(program!("hostile")).args(arguments).timeout(LONG)
+    Sandbox::image(program!("hostile")).hypervisor(crate::backend()).args(arguments).timeout(LONG)
 }
 
 /// Runs the table of calls, of which these never work.
