@@ -55,7 +55,23 @@ fn summary(name: &str, seed: u64, rows: &[(Code, Row)]) -> usize {
 #[test]
 fn the_same_cases_come_out_as_on_this_processor() {
     let rows = slice(1, 100, Duration::from_secs(150));
-    assert_eq!(summary("fixed slice", 1, &rows), 0);
+    let differences = summary("fixed slice", 1, &rows);
+    if vendor_is_followed("fixed slice") {
+        assert_eq!(differences, 0);
+    }
+}
+
+/// Whether this processor is of the vendor that the software CPU follows where vendors differ;
+/// elsewhere differences are told of, and no test fails by them.
+fn vendor_is_followed(test: &str) -> bool {
+    let leaf = std::arch::x86_64::__cpuid(0);
+    let vendor = [leaf.ebx, leaf.edx, leaf.ecx].map(u32::to_le_bytes).concat();
+    let is_followed = vendor == b"AuthenticAMD";
+    if !is_followed {
+        let vendor = vendor.escape_ascii();
+        println!("skipped: oracle: {test}: nothing is demanded of a processor by {vendor}");
+    }
+    is_followed
 }
 
 /// What once differed does no more. Then new cases, others each time: a difference is kept as a file
@@ -81,6 +97,9 @@ fn new_cases_are_kept_if_they_come_out_differently() {
 #[test]
 fn codes_known_to_differ_do() {
     assert!(known::KNOWN.is_sorted_by_key(|(cause, _)| *cause));
+    if !vendor_is_followed("codes known to differ") {
+        return;
+    }
     let all = codes::candidates();
     let mut sides = Sides::start().unwrap();
     let mut alike = Vec::new();
