@@ -119,7 +119,10 @@ fn unary<K: Kind>(core: &mut Core, _: &Op, _: &World<'_>) -> Done {
             core.vectors.x87.set_codes(answer.status, codes(K::OP));
             core.vectors.x87.raise(answer.status).then_some(answer.result)
         }
-        None => core.vectors.x87.stack_fault(0).then(indefinite),
+        None => {
+            core.vectors.x87.set_codes(0, codes(K::OP) & C2);
+            core.vectors.x87.stack_fault(0).then(indefinite)
+        }
     };
     if let Some(result) = result {
         core.vectors.x87.set(0, result);
@@ -140,7 +143,10 @@ fn top_two<K: Kind>(core: &mut Core, _: &Op, _: &World<'_>) -> Done {
             core.vectors.x87.set_codes(answer.status, codes(K::OP) & !quotient);
             written.then_some(answer.result)
         }
-        _ => core.vectors.x87.stack_fault(0).then(indefinite),
+        _ => {
+            core.vectors.x87.set_codes(0, codes(K::OP) & C2);
+            core.vectors.x87.stack_fault(0).then(indefinite)
+        }
     };
     if let Some(result) = result {
         if K::POPS {

@@ -50,23 +50,23 @@ fn compare<const HOW: u8, const POPS: u8>(core: &mut Core, op: &Op, _: &World<'_
     let zero = (Some(Vector::default()), Denormal(false));
     let (b, early) = if HOW & WITH_ZERO != 0 { zero } else { core.x87_source(op) };
     let which = if HOW & QUIET != 0 { X87::UnorderedCompare } else { X87::Compare };
-    let codes = match (core.vectors.x87.get(0), b) {
+    let (codes, done) = match (core.vectors.x87.get(0), b) {
         (Some(a), Some(b)) => {
             let status = core.x87(which, a, b).status & !C1 | early.beside(a);
             // FCOMI and its like leave C1.
             let kept = if HOW & TO_FLAGS != 0 { core.vectors.x87.status & C1 } else { 0 };
-            core.vectors.x87.raise(status | kept).then_some(status)
+            (status, core.vectors.x87.raise(status | kept))
         }
-        _ => core.vectors.x87.stack_fault(0).then_some(C0 | C2 | C3),
+        _ => (C0 | C2 | C3, core.vectors.x87.stack_fault(0)),
     };
-    let Some(codes) = codes else { return Ok(()) };
     if HOW & TO_FLAGS == 0 {
         core.vectors.x87.set_codes(codes, C0 | C2 | C3);
     } else {
         let flag = |code: u16, flag: u64| if codes & code != 0 { flag } else { 0 };
         core.flags.set(flag(C0, CF) | flag(C2, PF) | flag(C3, ZF));
     }
-    for _ in 0..POPS {
+    // The relation is told in any case; an exception that is not masked keeps the operands.
+    for _ in 0..if done { POPS } else { 0 } {
         core.vectors.x87.pop();
     }
     Ok(())

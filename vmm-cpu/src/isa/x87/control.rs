@@ -41,10 +41,11 @@ fn wait(core: &mut Core, _: &Op, _: &World<'_>) -> Done {
     core.await_x87()
 }
 
-/// EMMS.
+/// EMMS, which leaves TOP at R0 as all of MMX does.
 fn empty(core: &mut Core, _: &Op, _: &World<'_>) -> Done {
     core.await_x87()?;
     core.vectors.x87.full = 0;
+    core.vectors.x87.top = 0;
     Ok(())
 }
 

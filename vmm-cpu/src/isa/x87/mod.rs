@@ -22,6 +22,7 @@ use crate::{
     op::{Exec, Op, Stop},
     system::mode,
     vector::{OPERAND, Vector},
+    word::Word,
     x87::{DE, INDEFINITE},
 };
 
@@ -72,12 +73,12 @@ fn loads(i: &Instruction) -> Option<(Exec, Source)> {
     }
     Some(match i.memory_size() {
         MemorySize::Bcd => (load_long, Source::Bcd),
-        MemorySize::Float32 => (load::<u32, false>, Source::Float32),
-        MemorySize::Float64 => (load::<u64, false>, Source::Float64),
+        MemorySize::Float32 => (load_source::<u32>, Source::Float32),
+        MemorySize::Float64 => (load_source::<u64>, Source::Float64),
         MemorySize::Float80 => (load_long, Source::Float80),
-        MemorySize::Int16 => (load::<u16, false>, Source::Int16),
-        MemorySize::Int32 => (load::<u32, false>, Source::Int32),
-        MemorySize::Int64 => (load::<u64, false>, Source::Int64),
+        MemorySize::Int16 => (load_source::<u16>, Source::Int16),
+        MemorySize::Int32 => (load_source::<u32>, Source::Int32),
+        MemorySize::Int64 => (load_source::<u64>, Source::Int64),
         _ => return None,
     })
 }
@@ -96,8 +97,15 @@ enum Source {
     Int64,
 }
 
+/// Loads a source operand. A pending exception comes before a fault of the memory.
+fn load_source<W: Word>(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
+    core.await_x87()?;
+    load::<W, false>(core, op, world)
+}
+
 /// Loads 80 bits.
 fn load_long(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
+    core.await_x87()?;
     let at = core.address(op);
     let low: u64 = core.load(at, world)?;
     let high: u16 = core.load(at.wrapping_add(8), world)?;

@@ -63,16 +63,18 @@ fn load(core: &mut Core, op: &Op, _: &World<'_>) -> Done {
         Some(core.x87_converted(imm))
     };
     let x87 = &mut core.vectors.x87;
-    if x87.get(7).is_some() {
+    if source.is_some() && x87.get(7).is_some() {
         x87.push(indefinite());
         return Ok(());
     }
+    // An empty register to be read comes before a full one to be pushed to.
     let value = match source {
         Some((value, status)) => x87.raise(status & !C1).then_some(value),
         None => x87.stack_fault(0).then(indefinite),
     };
     if let Some(value) = value {
-        x87.push(value);
+        x87.rotate(7);
+        x87.set(0, value);
     }
     Ok(())
 }
@@ -162,8 +164,12 @@ fn store<W: Word, const FORMAT: u8, const CHOPS: bool, const POPS: bool>(
     if CHOPS {
         answer.status &= !C1;
     }
-    finish::<POPS>(core, value.is_some(), answer.status, |core| {
-        core.store(core.address(op), answer.result.low::<W>(), world)
+    finish::<POPS>(core, value.is_some(), answer.status, |core, is_written| {
+        let at = core.address(op);
+        if !is_written {
+            return core.probe_write(at, size_of::<W>(), world);
+        }
+        core.store(at, answer.result.low::<W>(), world)
     })
 }
 
@@ -176,28 +182,30 @@ fn store_long<const BCD: bool>(core: &mut Core, op: &Op, world: &World<'_>) -> D
         let answer = core.x87(X87::ToBcd, bits, bits);
         (bits, status) = (answer.result, answer.status);
     }
-    finish::<true>(core, value.is_some(), status, |core| {
+    finish::<true>(core, value.is_some(), status, |core, is_written| {
         let at = core.address(op);
         core.probe_write(at, 10, world)?;
+        if !is_written {
+            return Ok(());
+        }
         core.store(at, bits.low::<u64>(), world)?;
         core.store(at.wrapping_add(8), (bits.low::<u128>() >> 64) as u16, world)
     })
 }
 
-/// Stores unless an exception that is not masked forbids it, then notes what happened.
+/// Stores unless an exception that is not masked forbids it, then notes what happened. Memory that
+/// cannot be written faults in either case: `store` is told which it is.
 fn finish<const POPS: bool>(
     core: &mut Core,
     is_full: bool,
     status: u16,
-    store: impl FnOnce(&mut Core) -> Result<(), Stop>,
+    store: impl FnOnce(&mut Core, bool) -> Result<(), Stop>,
 ) -> Done {
     let mut after = core.vectors.x87.clone();
     let written = if is_full { after.raise(status) } else { after.stack_fault(0) };
-    if written {
-        store(core)?;
-        if POPS {
-            after.pop();
-        }
+    store(core, written)?;
+    if written && POPS {
+        after.pop();
     }
     core.vectors.x87 = after;
     Ok(())
