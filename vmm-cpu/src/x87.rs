@@ -26,9 +26,11 @@ const CONTROL_FIXED: u16 = 1 << 6;
 
 /// The exceptions in the status word, and their masks in the control word.
 const EXCEPTIONS: u16 = 0x3f;
-const IE: u16 = 1 << 0;
+pub(crate) const IE: u16 = 1 << 0;
 pub(crate) const DE: u16 = 1 << 1;
 pub(crate) const ZE: u16 = 1 << 2;
+pub(crate) const OE: u16 = 1 << 3;
+pub(crate) const UE: u16 = 1 << 4;
 /// Those about operands, which leave everything as it was unless they are masked.
 const EARLY: u16 = 7;
 /// Of the status word: a stack fault.
@@ -153,11 +155,14 @@ impl X87 {
         self.raise(IE | SF | c1)
     }
 
-    /// Notes exceptions and C1. False if nothing else is to be changed.
+    /// Notes exceptions and C1. False if nothing else is to be changed: what is wrong with operands
+    /// comes before there is a result to tell of.
     pub(crate) fn raise(&mut self, status: u16) -> bool {
+        let early = status & EARLY & !self.control != 0;
+        let status = if early && status & SF == 0 { status & EARLY } else { status };
         self.status = self.status & !C1 | status & (EXCEPTIONS | SF | C1);
         self.summarize();
-        status & EARLY & !self.control == 0
+        !early
     }
 
     /// Replaces some condition codes.

@@ -107,26 +107,28 @@ instructions! {
     SubSs "subss {a}, {b}";
 }
 
+/// Overflow and underflow: unless they are masked they have a result of their own.
+const RESULTS: u32 = flag::OE | flag::UE;
+
 /// Rows of operation and instructions, which find their operands at `{a}` and `{b}`, leave the
-/// register stack empty, and store results at `{result}` and `{second}`.
+/// register stack empty, clear exceptions as soon as they have the status word, and store results at `{result}` and `{second}`.
 macro_rules! stack_instructions {
     ($($op:ident $($text:literal),+;)*) => {
         fn x87(op: X87, a: Vector, b: Vector, control: u16) -> Answer {
             let mut answer = Answer::default();
-            let control = control | flag::ALL as u16;
+            let control = control | (flag::ALL & !RESULTS) as u16;
             let mut host = 0u16;
             match op {
                 // SAFETY: reads and writes the variables that it is given the addresses of; the
                 // register stack is empty before (the calling convention wants that) and after;
-                // all exceptions are masked while it computes, and the control word is what it was
-                // when it is done.
+                // an exception that is not masked waits for the next instruction that looks for one,
+                // and FNCLEX is before that; the control word is what it was when it is done.
                 $(X87::$op => unsafe {
                     asm!(
                         "fnstcw word ptr [{host}]",
                         "fnclex",
                         "fldcw word ptr [{control}]",
                         $($text,)+
-                        "fnclex",
                         "fldcw word ptr [{host}]",
                         "/* {a} {b} {second} */",
                         a = in(reg) &a,
@@ -148,39 +150,39 @@ macro_rules! stack_instructions {
 }
 
 stack_instructions! {
-    Add "fld tbyte ptr [{b}]", "fld tbyte ptr [{a}]", "fadd st(0), st(1)", "fnstsw word ptr [{status}]", "fstp tbyte ptr [{result}]", "fstp st(0)";
-    Compare "fld tbyte ptr [{b}]", "fld tbyte ptr [{a}]", "fcom st(1)", "fnstsw word ptr [{status}]", "fstp tbyte ptr [{result}]", "fstp st(0)";
-    Cos "fld tbyte ptr [{a}]", "fcos", "fnstsw word ptr [{status}]", "fstp tbyte ptr [{result}]";
-    Div "fld tbyte ptr [{b}]", "fld tbyte ptr [{a}]", "fdiv st(0), st(1)", "fnstsw word ptr [{status}]", "fstp tbyte ptr [{result}]", "fstp st(0)";
-    Exp2Minus1 "fld tbyte ptr [{a}]", "f2xm1", "fnstsw word ptr [{status}]", "fstp tbyte ptr [{result}]";
-    Extract "fld tbyte ptr [{a}]", "fxtract", "fnstsw word ptr [{status}]", "fstp tbyte ptr [{result}]", "fstp tbyte ptr [{second}]";
-    FromBcd "fbld tbyte ptr [{a}]", "fnstsw word ptr [{status}]", "fstp tbyte ptr [{result}]";
-    FromF32 "fld dword ptr [{a}]", "fnstsw word ptr [{status}]", "fstp tbyte ptr [{result}]";
-    FromF64 "fld qword ptr [{a}]", "fnstsw word ptr [{status}]", "fstp tbyte ptr [{result}]";
-    FromI64 "fild qword ptr [{a}]", "fnstsw word ptr [{status}]", "fstp tbyte ptr [{result}]";
-    L2e "fldl2e", "fnstsw word ptr [{status}]", "fstp tbyte ptr [{result}]";
-    L2t "fldl2t", "fnstsw word ptr [{status}]", "fstp tbyte ptr [{result}]";
-    Lg2 "fldlg2", "fnstsw word ptr [{status}]", "fstp tbyte ptr [{result}]";
-    Ln2 "fldln2", "fnstsw word ptr [{status}]", "fstp tbyte ptr [{result}]";
-    Mul "fld tbyte ptr [{b}]", "fld tbyte ptr [{a}]", "fmul st(0), st(1)", "fnstsw word ptr [{status}]", "fstp tbyte ptr [{result}]", "fstp st(0)";
-    Patan "fld tbyte ptr [{b}]", "fld tbyte ptr [{a}]", "fpatan", "fnstsw word ptr [{status}]", "fstp tbyte ptr [{result}]";
-    Pi "fldpi", "fnstsw word ptr [{status}]", "fstp tbyte ptr [{result}]";
-    Prem "fld tbyte ptr [{b}]", "fld tbyte ptr [{a}]", "fprem", "fnstsw word ptr [{status}]", "fstp tbyte ptr [{result}]", "fstp st(0)";
-    Prem1 "fld tbyte ptr [{b}]", "fld tbyte ptr [{a}]", "fprem1", "fnstsw word ptr [{status}]", "fstp tbyte ptr [{result}]", "fstp st(0)";
-    Ptan "fld tbyte ptr [{a}]", "fptan", "fnstsw word ptr [{status}]", "fstp tbyte ptr [{result}]", "fstp tbyte ptr [{second}]";
-    Round "fld tbyte ptr [{a}]", "frndint", "fnstsw word ptr [{status}]", "fstp tbyte ptr [{result}]";
-    Scale "fld tbyte ptr [{b}]", "fld tbyte ptr [{a}]", "fscale", "fnstsw word ptr [{status}]", "fstp tbyte ptr [{result}]", "fstp st(0)";
-    Sin "fld tbyte ptr [{a}]", "fsin", "fnstsw word ptr [{status}]", "fstp tbyte ptr [{result}]";
-    SinCos "fld tbyte ptr [{a}]", "fsincos", "fnstsw word ptr [{status}]", "fstp tbyte ptr [{result}]", "fstp tbyte ptr [{second}]";
-    Sqrt "fld tbyte ptr [{a}]", "fsqrt", "fnstsw word ptr [{status}]", "fstp tbyte ptr [{result}]";
-    Sub "fld tbyte ptr [{b}]", "fld tbyte ptr [{a}]", "fsub st(0), st(1)", "fnstsw word ptr [{status}]", "fstp tbyte ptr [{result}]", "fstp st(0)";
-    ToBcd "fld tbyte ptr [{a}]", "fbstp tbyte ptr [{result}]", "fnstsw word ptr [{status}]";
-    ToF32 "fld tbyte ptr [{a}]", "fstp dword ptr [{result}]", "fnstsw word ptr [{status}]";
-    ToF64 "fld tbyte ptr [{a}]", "fstp qword ptr [{result}]", "fnstsw word ptr [{status}]";
-    ToI16 "fld tbyte ptr [{a}]", "fistp word ptr [{result}]", "fnstsw word ptr [{status}]";
-    ToI32 "fld tbyte ptr [{a}]", "fistp dword ptr [{result}]", "fnstsw word ptr [{status}]";
-    ToI64 "fld tbyte ptr [{a}]", "fistp qword ptr [{result}]", "fnstsw word ptr [{status}]";
-    UnorderedCompare "fld tbyte ptr [{b}]", "fld tbyte ptr [{a}]", "fucom st(1)", "fnstsw word ptr [{status}]", "fstp tbyte ptr [{result}]", "fstp st(0)";
-    Yl2x "fld tbyte ptr [{b}]", "fld tbyte ptr [{a}]", "fyl2x", "fnstsw word ptr [{status}]", "fstp tbyte ptr [{result}]";
-    Yl2xp1 "fld tbyte ptr [{b}]", "fld tbyte ptr [{a}]", "fyl2xp1", "fnstsw word ptr [{status}]", "fstp tbyte ptr [{result}]";
+    Add "fld tbyte ptr [{b}]", "fld tbyte ptr [{a}]", "fadd st(0), st(1)", "fnstsw word ptr [{status}]", "fnclex", "fstp tbyte ptr [{result}]", "fstp st(0)";
+    Compare "fld tbyte ptr [{b}]", "fld tbyte ptr [{a}]", "fcom st(1)", "fnstsw word ptr [{status}]", "fnclex", "fstp tbyte ptr [{result}]", "fstp st(0)";
+    Cos "fld tbyte ptr [{a}]", "fcos", "fnstsw word ptr [{status}]", "fnclex", "fstp tbyte ptr [{result}]";
+    Div "fld tbyte ptr [{b}]", "fld tbyte ptr [{a}]", "fdiv st(0), st(1)", "fnstsw word ptr [{status}]", "fnclex", "fstp tbyte ptr [{result}]", "fstp st(0)";
+    Exp2Minus1 "fld tbyte ptr [{a}]", "f2xm1", "fnstsw word ptr [{status}]", "fnclex", "fstp tbyte ptr [{result}]";
+    Extract "fld tbyte ptr [{a}]", "fxtract", "fnstsw word ptr [{status}]", "fnclex", "fstp tbyte ptr [{result}]", "fstp tbyte ptr [{second}]";
+    FromBcd "fbld tbyte ptr [{a}]", "fnstsw word ptr [{status}]", "fnclex", "fstp tbyte ptr [{result}]";
+    FromF32 "fld dword ptr [{a}]", "fnstsw word ptr [{status}]", "fnclex", "fstp tbyte ptr [{result}]";
+    FromF64 "fld qword ptr [{a}]", "fnstsw word ptr [{status}]", "fnclex", "fstp tbyte ptr [{result}]";
+    FromI64 "fild qword ptr [{a}]", "fnstsw word ptr [{status}]", "fnclex", "fstp tbyte ptr [{result}]";
+    L2e "fldl2e", "fnstsw word ptr [{status}]", "fnclex", "fstp tbyte ptr [{result}]";
+    L2t "fldl2t", "fnstsw word ptr [{status}]", "fnclex", "fstp tbyte ptr [{result}]";
+    Lg2 "fldlg2", "fnstsw word ptr [{status}]", "fnclex", "fstp tbyte ptr [{result}]";
+    Ln2 "fldln2", "fnstsw word ptr [{status}]", "fnclex", "fstp tbyte ptr [{result}]";
+    Mul "fld tbyte ptr [{b}]", "fld tbyte ptr [{a}]", "fmul st(0), st(1)", "fnstsw word ptr [{status}]", "fnclex", "fstp tbyte ptr [{result}]", "fstp st(0)";
+    Patan "fld tbyte ptr [{b}]", "fld tbyte ptr [{a}]", "fpatan", "fnstsw word ptr [{status}]", "fnclex", "fstp tbyte ptr [{result}]";
+    Pi "fldpi", "fnstsw word ptr [{status}]", "fnclex", "fstp tbyte ptr [{result}]";
+    Prem "fld tbyte ptr [{b}]", "fld tbyte ptr [{a}]", "fprem", "fnstsw word ptr [{status}]", "fnclex", "fstp tbyte ptr [{result}]", "fstp st(0)";
+    Prem1 "fld tbyte ptr [{b}]", "fld tbyte ptr [{a}]", "fprem1", "fnstsw word ptr [{status}]", "fnclex", "fstp tbyte ptr [{result}]", "fstp st(0)";
+    Ptan "fld tbyte ptr [{a}]", "fptan", "fnstsw word ptr [{status}]", "fnclex", "fstp tbyte ptr [{result}]", "fstp tbyte ptr [{second}]";
+    Round "fld tbyte ptr [{a}]", "frndint", "fnstsw word ptr [{status}]", "fnclex", "fstp tbyte ptr [{result}]";
+    Scale "fld tbyte ptr [{b}]", "fld tbyte ptr [{a}]", "fscale", "fnstsw word ptr [{status}]", "fnclex", "fstp tbyte ptr [{result}]", "fstp st(0)";
+    Sin "fld tbyte ptr [{a}]", "fsin", "fnstsw word ptr [{status}]", "fnclex", "fstp tbyte ptr [{result}]";
+    SinCos "fld tbyte ptr [{a}]", "fsincos", "fnstsw word ptr [{status}]", "fnclex", "fstp tbyte ptr [{result}]", "fstp tbyte ptr [{second}]";
+    Sqrt "fld tbyte ptr [{a}]", "fsqrt", "fnstsw word ptr [{status}]", "fnclex", "fstp tbyte ptr [{result}]";
+    Sub "fld tbyte ptr [{b}]", "fld tbyte ptr [{a}]", "fsub st(0), st(1)", "fnstsw word ptr [{status}]", "fnclex", "fstp tbyte ptr [{result}]", "fstp st(0)";
+    ToBcd "fld tbyte ptr [{a}]", "fbstp tbyte ptr [{result}]", "fnstsw word ptr [{status}]", "fnclex";
+    ToF32 "fld tbyte ptr [{a}]", "fst dword ptr [{result}]", "fnstsw word ptr [{status}]", "fnclex", "fstp st(0)";
+    ToF64 "fld tbyte ptr [{a}]", "fst qword ptr [{result}]", "fnstsw word ptr [{status}]", "fnclex", "fstp st(0)";
+    ToI16 "fld tbyte ptr [{a}]", "fistp word ptr [{result}]", "fnstsw word ptr [{status}]", "fnclex";
+    ToI32 "fld tbyte ptr [{a}]", "fistp dword ptr [{result}]", "fnstsw word ptr [{status}]", "fnclex";
+    ToI64 "fld tbyte ptr [{a}]", "fistp qword ptr [{result}]", "fnstsw word ptr [{status}]", "fnclex";
+    UnorderedCompare "fld tbyte ptr [{b}]", "fld tbyte ptr [{a}]", "fucom st(1)", "fnstsw word ptr [{status}]", "fnclex", "fstp tbyte ptr [{result}]", "fstp st(0)";
+    Yl2x "fld tbyte ptr [{b}]", "fld tbyte ptr [{a}]", "fyl2x", "fnstsw word ptr [{status}]", "fnclex", "fstp tbyte ptr [{result}]";
+    Yl2xp1 "fld tbyte ptr [{b}]", "fld tbyte ptr [{a}]", "fyl2xp1", "fnstsw word ptr [{status}]", "fnclex", "fstp tbyte ptr [{result}]";
 }

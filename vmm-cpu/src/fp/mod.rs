@@ -23,6 +23,10 @@ pub(crate) mod flag {
     pub(crate) const DE: u32 = 1 << 1;
     /// Division by zero.
     pub(crate) const ZE: u32 = 1 << 2;
+    /// Overflow.
+    pub(crate) const OE: u32 = 1 << 3;
+    /// Underflow.
+    pub(crate) const UE: u32 = 1 << 4;
     /// An inexact result.
     pub(crate) const PE: u32 = 1 << 5;
     /// All of them.
@@ -152,7 +156,8 @@ pub(crate) struct Answer {
 
 /// Something that computes.
 pub(crate) trait Unit {
-    /// The operation on ST(0) and ST(1) under a control word with all exceptions masked.
+    /// The operation on ST(0) and ST(1) under a control word, with all exceptions but overflow and
+    /// underflow masked.
     fn x87(op: X87, a: Vector, b: Vector, control: u16) -> Answer;
 
     /// The result under MXCSR's rounding, DAZ and FTZ with all exceptions masked, and the flags

@@ -8,6 +8,7 @@ use crate::{
     decode::Lowering,
     isa::sse::{MXCSR_BITS, not_available},
     op::{Exec, Op, Stop},
+    paging::is_canonical,
     regs::{RAX, RCX, RDX},
     state::State,
     system::mode,
@@ -24,6 +25,8 @@ const XMM: usize = 10;
 /// Where MXCSR and its mask are; and the header, of which XSTATE_BV is first.
 const MXCSR: u64 = 24;
 const HEADER: u64 = 512;
+/// FXSAVE's last byte, of which AMD's processors make sure first. XSAVE's first comes first.
+const LAST: u64 = HEADER - 1;
 
 /// The state components: x87, and the XMM registers.
 const X87_COMPONENT: u64 = 1;
@@ -145,7 +148,11 @@ fn extended(mnemonic: Mnemonic) -> Option<(Exec, u32)> {
 /// The memory operand's address, a multiple of `alignment`.
 fn area(core: &mut Core, op: &Op, alignment: u64) -> Result<u64, Stop> {
     let at = core.address(op);
-    if at.is_multiple_of(alignment) { Ok(at) } else { Err(core.general_protection(0)) }
+    if at.is_multiple_of(alignment) || alignment == 16 && !is_canonical(at) {
+        // For FXSAVE, an address that is none comes first: it may be #SS.
+        return Ok(at);
+    }
+    Err(core.general_protection(0))
 }
 
 fn load(core: &mut Core, at: u64, world: &World<'_>) -> Result<Legacy, Stop> {
@@ -184,12 +191,14 @@ fn store(core: &mut Core, at: u64, components: u64, world: &World<'_>) -> Done {
 
 fn fxsave(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
     let at = area(core, op, 16)?;
+    core.probe_write(at.wrapping_add(LAST), 1, world)?;
     core.probe_write(at, size_of::<Legacy>(), world)?;
     store(core, at, ALL, world)
 }
 
 fn fxrstor(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
     let at = area(core, op, 16)?;
+    core.probe_read(at.wrapping_add(LAST), 1, world)?;
     let pieces = load(core, at, world)?;
     core.vectors.mxcsr = mxcsr(core, &pieces)?;
     core.vectors.set_legacy(&pieces, ALL, ALL);
@@ -206,8 +215,10 @@ fn xsave(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
     let at = area(core, op, 64)?;
     let header = at.wrapping_add(HEADER);
     let components = asked(core);
-    let there: u64 = core.load(header, world)?;
+    core.probe_write(at, 1, world)?;
+    core.probe_write(at.wrapping_add(State::XSAVE_LEN as u64 - 1), 1, world)?;
     core.probe_write(at, State::XSAVE_LEN, world)?;
+    let there: u64 = core.load(header, world)?;
     store(core, at, components, world)?;
     core.store(header, there | components, world)
 }
@@ -215,6 +226,7 @@ fn xsave(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
 fn xrstor(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
     let at = area(core, op, 64)?;
     let components = asked(core);
+    core.probe_read(at, 1, world)?;
     let header: [u64; 3] = [
         core.load(at.wrapping_add(HEADER), world)?,
         core.load(at.wrapping_add(HEADER + 8), world)?,

@@ -6,8 +6,9 @@ use super::{Done, sized};
 use crate::{
     core::{Core, World},
     decode::{Form, Lowering, field_of},
+    isa::short_address,
     op::{Exec, Op, Stop},
-    regs::{FS_BASE, GS_BASE, NONE, RDI},
+    regs::{FS_BASE, GS_BASE, NONE, RDI, TEMP},
     vector::{Lane, Vector},
     word::{Datum, Word},
 };
@@ -149,19 +150,27 @@ pub(super) fn to_register<W: Word>(core: &mut Core, op: &Op, _: &World<'_>) -> D
 }
 
 /// The operation of MASKMOVDQU and MASKMOVQ: data in `dst`, mask in `src`, and where RDI says.
-pub(super) fn masked(l: &Lowering<'_>) -> Option<Op> {
+pub(super) fn masked(l: &mut Lowering<'_>) -> Option<Op> {
     let i = l.instruction;
-    if i.op_kind(0) != OpKind::MemorySegRDI {
-        return None;
-    }
+    let short = match i.op_kind(0) {
+        OpKind::MemorySegRDI => false,
+        OpKind::MemorySegEDI => true,
+        _ => return None,
+    };
     let mut op = l.bare(store_masked);
     (op.dst, op.src) = (field_of(i.op_register(1)), field_of(i.op_register(2)));
+    op.imm = if i.op_register(1).is_mm() { 8 } else { 16 };
     op.base = RDI;
     op.index = match i.memory_segment() {
         Register::FS => FS_BASE,
         Register::GS => GS_BASE,
         _ => NONE,
     };
+    if short {
+        let before = Op { src: NONE, third: op.index, imm: 0, ..l.bare(short_address) };
+        l.push_before(Op { base: RDI, index: NONE, ..before });
+        (op.base, op.index) = (TEMP, NONE);
+    }
     Some(op)
 }
 
@@ -170,12 +179,10 @@ pub(super) fn store_masked(core: &mut Core, op: &Op, world: &World<'_>) -> Done 
     let at = core.address(op);
     let (data, mask) = (u8::lanes(core.vectors[op.dst]), u8::lanes(core.vectors[op.src]));
     let chosen = |i: &usize| mask[*i] & 0x80 != 0;
-    let Some(first) = (0..16).find(chosen) else { return Ok(()) };
-    let last = (0..16).rfind(chosen).unwrap_or(first);
-    // All that may fault comes before the first byte is stored.
-    let from = at.wrapping_add(first as u64);
-    core.probe_write(from, last + 1 - first, world)?;
-    for i in (first..=last).filter(chosen) {
+    // All that may fault comes before the first byte is stored. Bytes that are not chosen may fault,
+    // too (AMD64 APM 4, MASKMOVDQU).
+    core.probe_write(at, op.imm as usize, world)?;
+    for i in (0..16).filter(chosen) {
         core.store(at.wrapping_add(i as u64), data[i], world)?;
     }
     Ok(())

@@ -116,8 +116,11 @@ fn unary<K: Kind>(core: &mut Core, _: &Op, _: &World<'_>) -> Done {
     let result = match core.vectors.x87.get(0) {
         Some(a) => {
             let answer = core.x87(K::OP, a, a);
-            core.vectors.x87.set_codes(answer.status, codes(K::OP));
-            core.vectors.x87.raise(answer.status).then_some(answer.result)
+            let written = core.vectors.x87.raise(answer.status);
+            let (told, which) =
+                if written { (answer.status, codes(K::OP)) } else { (0, codes(K::OP) & C2) };
+            core.vectors.x87.set_codes(told, which);
+            written.then_some(answer.result)
         }
         None => {
             core.vectors.x87.set_codes(0, codes(K::OP) & C2);
@@ -140,7 +143,13 @@ fn top_two<K: Kind>(core: &mut Core, _: &Op, _: &World<'_>) -> Done {
             let written = core.vectors.x87.raise(answer.status);
             // There is no quotient to tell of if the result is no number.
             let quotient = if is_nan(answer.result) { C0 | C3 } else { 0 };
-            core.vectors.x87.set_codes(answer.status, codes(K::OP) & !quotient);
+            // Nor if there is no result; then only what tells of a part of one is cleared.
+            let (told, which) = if written {
+                (answer.status, codes(K::OP) & !quotient)
+            } else {
+                (0, codes(K::OP) & C2)
+            };
+            core.vectors.x87.set_codes(told, which);
             written.then_some(answer.result)
         }
         _ => {

@@ -55,7 +55,9 @@ fn compare<const HOW: u8, const POPS: u8>(core: &mut Core, op: &Op, _: &World<'_
             let status = core.x87(which, a, b).status & !C1 | early.beside(a);
             // FCOMI and its like leave C1.
             let kept = if HOW & TO_FLAGS != 0 { core.vectors.x87.status & C1 } else { 0 };
-            (status, core.vectors.x87.raise(status | kept))
+            let done = core.vectors.x87.raise(status);
+            core.vectors.x87.status |= kept;
+            (status, done)
         }
         _ => (C0 | C2 | C3, core.vectors.x87.stack_fault(0)),
     };

@@ -121,8 +121,6 @@ fn take_environment(
     let control: u16 = core.load(at, world)?;
     let status: u16 = core.load(at.wrapping_add(4), world)?;
     let tags: u16 = core.load(at.wrapping_add(8), world)?;
-    // The others might not be there.
-    let _: u32 = core.load(at.wrapping_add(ENVIRONMENT - 4), world)?;
     Ok([control, status, tags])
 }
 
@@ -137,6 +135,9 @@ impl Core {
 
 fn store_environment(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
     let at = core.address(op);
+    // AMD's processors try the first word and then the last byte, here and below.
+    core.probe_write(at, 4, world)?;
+    core.probe_write(at.wrapping_add(ENVIRONMENT - 1), 1, world)?;
     core.probe_write(at, ENVIRONMENT as usize, world)?;
     put_environment(core, at, world)?;
     let masked = core.vectors.x87.control | 0x3f;
@@ -146,13 +147,18 @@ fn store_environment(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
 
 fn load_environment(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
     core.await_x87()?;
-    let words = take_environment(core, core.address(op), world)?;
+    let at = core.address(op);
+    core.probe_read(at, 4, world)?;
+    core.probe_read(at.wrapping_add(ENVIRONMENT - 1), 1, world)?;
+    let words = take_environment(core, at, world)?;
     core.set_environment(words);
     Ok(())
 }
 
 fn save(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
     let at = core.address(op);
+    core.probe_write(at, 4, world)?;
+    core.probe_write(at.wrapping_add(WHOLE as u64 - 1), 1, world)?;
     core.probe_write(at, WHOLE, world)?;
     put_environment(core, at, world)?;
     for i in 0..8 {
@@ -168,6 +174,8 @@ fn save(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
 fn restore(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
     core.await_x87()?;
     let at = core.address(op);
+    core.probe_read(at, 4, world)?;
+    core.probe_read(at.wrapping_add(WHOLE as u64 - 1), 1, world)?;
     let words = take_environment(core, at, world)?;
     let mut registers = [Vector::default(); 8];
     for (register, i) in registers.iter_mut().zip(0..) {

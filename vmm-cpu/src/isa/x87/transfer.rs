@@ -9,7 +9,7 @@ use crate::{
     op::{Exec, Op, Stop},
     vector::Vector,
     word::Word,
-    x87::C1,
+    x87::{C1, IE, OE, UE},
 };
 
 /// What executes an instruction.
@@ -69,7 +69,8 @@ fn load(core: &mut Core, op: &Op, _: &World<'_>) -> Done {
     }
     // An empty register to be read comes before a full one to be pushed to.
     let value = match source {
-        Some((value, status)) => x87.raise(status & !C1).then_some(value),
+        // A denormal value is told of and loaded all the same.
+        Some((value, status)) => (x87.raise(status & !C1) || status & IE == 0).then_some(value),
         None => x87.stack_fault(0).then(indefinite),
     };
     if let Some(value) = value {
@@ -202,7 +203,8 @@ fn finish<const POPS: bool>(
     store: impl FnOnce(&mut Core, bool) -> Result<(), Stop>,
 ) -> Done {
     let mut after = core.vectors.x87.clone();
-    let written = if is_full { after.raise(status) } else { after.stack_fault(0) };
+    let fits = status & (OE | UE) & !after.control == 0;
+    let written = if is_full { after.raise(status) && fits } else { after.stack_fault(0) };
     store(core, written)?;
     if written && POPS {
         after.pop();
