@@ -10,6 +10,7 @@ use crate::{
     io::Io,
     ram::Ram,
     regs::Regs,
+    signal::Signals,
     system::System,
     tlb::Tlb,
     vector::Vectors,
@@ -39,6 +40,7 @@ pub(crate) struct Core {
     pub(crate) generation: Option<u64>,
     pub(crate) vectors: Vectors,
     pub(crate) system: System,
+    pub(crate) signals: Signals,
     pub(crate) cpuid: Cpuid,
     /// The current instruction is executed on its own: it may reach devices and overwrite code.
     pub(crate) careful: bool,
@@ -75,6 +77,7 @@ impl Core {
             generation: None,
             vectors: Vectors::default(),
             system: System::default(),
+            signals: Signals::default(),
             cpuid: Cpuid::new(),
             careful: false,
             leave: false,

@@ -18,6 +18,7 @@ use crate::{
     op::{Op, Stop},
     ram::{OFFSET, PAGE_SIZE, Ram},
     regs::PAGE,
+    time::Tsc,
 };
 
 /// Makes [`Cpu::run`] come back: any thread may hold one.
@@ -128,6 +129,11 @@ impl Cpu {
         &self.code_map
     }
 
+    /// The time-stamp counter.
+    pub fn tsc(&self) -> Tsc {
+        self.core.system.tsc.clone()
+    }
+
     /// How many instructions were executed.
     pub fn instructions(&self) -> u64 {
         self.core.instructions
@@ -174,8 +180,11 @@ impl Cpu {
                 return exit;
             }
             let traps = self.core.other_flags & TF != 0;
+            // What waits is looked at again right behind an instruction in the shadow.
+            let waits = self.core.is_signalled() && self.core.is_in_shadow();
             let before = self.core.instructions;
-            let exit = if step || traps { self.one(&world) } else { self.many(&world) };
+            let alone = step || traps || waits;
+            let exit = if alone { self.one(&world) } else { self.many(&world) };
             // After an exception nothing is trapped: its handler begins.
             let traps = traps && self.core.instructions != before;
             let exit = exit.or_else(|| if traps { self.trap(&world) } else { None });
@@ -199,7 +208,15 @@ impl Cpu {
         if self.attention.take() {
             return Some(Exit::Attention);
         }
-        (self.core.instructions >= self.core.limit).then_some(Exit::Count)
+        if self.core.instructions >= self.core.limit {
+            return Some(Exit::Count);
+        }
+        if self.core.is_signalled() {
+            let taken = self.core.take_signal(world);
+            self.forget_overwritten(world);
+            return (!taken).then_some(Exit::TripleFault);
+        }
+        None
     }
 
     /// Executes blocks until one ends with other than a jump to a block that is known.

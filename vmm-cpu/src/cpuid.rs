@@ -24,7 +24,7 @@ pub(crate) struct Cpuid(Vec<CpuidLeaf>);
 const VENDOR: &[u8; 12] = b"AuthenticAMD";
 const BRAND: &[u8; 48] = b"x86-64 in software                              ";
 /// Family 17h, model 31h: what systems take for an AMD processor of these features.
-const SIGNATURE: u32 = 0x0083_0f10;
+pub(crate) const SIGNATURE: u32 = 0x0083_0f10;
 
 /// A word with these bits.
 const fn bits<const N: usize>(set: [u32; N]) -> u32 {
@@ -42,6 +42,9 @@ const BASIC_EDX: u32 = bits([0, 2, 3, 4, 5, 6, 8, 12, 13, 15, 16, 17, 19, 23, 24
 /// Function 1, ECX: SSE3, SSSE3, CMPXCHG16B, SSE4.1, SSE4.2, MOVBE, POPCNT, XSAVE, RDRAND,
 /// HYPERVISOR.
 const BASIC_ECX: u32 = bits([0, 9, 13, 19, 20, 22, 23, 26, 30, 31]);
+/// Function 1, EDX: a local APIC; ECX: x2APIC and TSC-deadline. They are not the CPU's own.
+const APIC_EDX: u32 = bits([9]);
+const APIC_ECX: u32 = bits([21, 24]);
 /// Function 1, ECX, as CR4.OSXSAVE has it.
 const OSXSAVE: u32 = 1 << 27;
 /// Function 7, EBX: FSGSBASE, BMI1, SMEP, BMI2, ERMS, RDSEED, ADX, CLFLUSHOPT, CLWB.
@@ -132,13 +135,18 @@ impl Cpuid {
 }
 
 impl Cpu {
-    /// From now on CPUID answers this. Features that are not built are left out.
+    /// From now on CPUID answers this. Features that are not built are left out, but not those of a
+    /// local APIC, which whoever drives the CPU may have.
     pub fn set_cpuid(&mut self, leaves: &[CpuidLeaf]) {
         let built = Cpuid::new();
         let cut = |leaf: &CpuidLeaf| {
             let mut cut = *leaf;
-            let there =
+            let mut there =
                 built.find(leaf.function, leaf.index.unwrap_or(0)).map_or([0; 4], |leaf| leaf.regs);
+            if leaf.function == 1 {
+                there[2] |= APIC_ECX;
+                there[3] |= APIC_EDX;
+            }
             for (n, feature) in leaf.features().into_iter().enumerate() {
                 if feature {
                     cut.regs[n] &= there[n];
@@ -172,7 +180,7 @@ mod tests {
         let leaf = CpuidLeaf::new(1, [7, 8, 1 << 0 | 1 << 28, u32::MAX]);
         cpu.set_cpuid(&[leaf]);
         let answer = cpu.core.cpuid.answer(1, 0, &cpu.core.system);
-        assert_eq!(answer, [7, 8, 1, BASIC_EDX]);
+        assert_eq!(answer, [7, 8, 1, BASIC_EDX | APIC_EDX]);
         assert_eq!(cpu.core.cpuid.answer(0, 0, &cpu.core.system), [0; 4]);
     }
 }

@@ -169,6 +169,15 @@ impl Core {
         self.transfer(&event, world)
     }
 
+    /// Takes an interrupt or NMI from outside; false if that ends in a triple fault.
+    pub(crate) fn deliver_external(&mut self, vector: u8, world: &World<'_>) -> bool {
+        self.careful = true;
+        let event = Event { vector, code: None, software: false, flags: self.rflags() };
+        let done = self.transfer(&event, world);
+        self.careful = false;
+        done.is_ok() || self.deliver(false, world)
+    }
+
     /// INT1: as an exception that is no fault.
     pub(crate) fn debug_trap(&mut self, world: &World<'_>) -> Result<(), Stop> {
         self.transfer(&Exception::new(Vector::Debug).event(self.rflags()), world)

@@ -1,4 +1,4 @@
-//! Who answers what is not RAM.
+//! Who answers what is not RAM, and what is not in the CPU.
 
 use std::ops::ControlFlow;
 
@@ -7,6 +7,8 @@ use std::ops::ControlFlow;
 /// `data` is 1, 2, 4 or 8 bytes, little-endian; reads fill it. A `Break` is a wish to leave: the
 /// instruction is completed with what was answered, then `run` returns
 /// [`Exit::Io`](crate::Exit::Io).
+///
+/// What a local APIC would answer has defaults for a CPU without one.
 pub trait Io {
     /// A load from a physical address.
     fn read(&self, at: u64, data: &mut [u8]) -> ControlFlow<()>;
@@ -16,4 +18,29 @@ pub trait Io {
     fn port_in(&self, port: u16, data: &mut [u8]) -> ControlFlow<()>;
     /// An OUT, or one element of an OUTS.
     fn port_out(&self, port: u16, data: &[u8]) -> ControlFlow<()>;
+
+    /// The vector of the interrupt that is taken now; it counts as acknowledged. `None`: there is
+    /// none any more. Asked for after [`Cpu::interrupt`](crate::Cpu::interrupt), whenever the CPU
+    /// may take one, until there is none.
+    fn acknowledge(&self) -> Option<u8> {
+        None
+    }
+
+    /// What RDMSR reads from a register that the CPU does not have itself; `None` is #GP(0).
+    fn read_msr(&self, _index: u32) -> Option<u64> {
+        None
+    }
+
+    /// WRMSR to a register that the CPU does not have itself; `None` is #GP(0), with nothing done.
+    fn write_msr(&self, _index: u32, _value: u64) -> Option<()> {
+        None
+    }
+
+    /// CR8 as it is read, if it is kept elsewhere: bits 4 to 7 of an APIC's task priority.
+    fn task_priority(&self) -> Option<u8> {
+        None
+    }
+
+    /// CR8 was written: 0 to 15.
+    fn set_task_priority(&self, _priority: u8) {}
 }

@@ -26,6 +26,7 @@ mod paging;
 mod ram;
 mod regs;
 mod segment;
+mod signal;
 mod state;
 mod system;
 #[cfg(test)]
@@ -42,4 +43,4 @@ pub use cpuid::CpuidLeaf;
 pub use io::Io;
 pub use ram::{Flat, PAGE_SIZE, Page, Ram};
 pub use state::{InvalidState, Registers, Segment, State, Table};
-pub use time::TSC_KHZ;
+pub use time::{TSC_KHZ, Tsc};

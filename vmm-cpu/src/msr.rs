@@ -130,7 +130,7 @@ impl Core {
     pub(crate) fn read_msr(&self, index: u32) -> Option<u64> {
         let msrs = &self.system.msrs;
         Some(match index {
-            TSC => self.system.clock.now(),
+            TSC => self.system.tsc.now(),
             // Eight variable ranges, the fixed ones, write combining.
             MTRR_CAP => 0x508,
             EFER => self.system.efer,
@@ -151,7 +151,7 @@ impl Core {
     pub(crate) fn write_msr(&mut self, index: u32, value: u64) -> Option<()> {
         let msrs = &mut self.system.msrs;
         match index {
-            TSC => self.system.clock.set(value),
+            TSC => self.system.tsc.set(value),
             EFER => return self.write_efer(value),
             STAR => msrs.star = value,
             LSTAR => msrs.lstar = allowed(Rule::Address, value)?,

@@ -5,11 +5,13 @@ use std::fmt;
 use crate::{
     core::Core,
     cpu::Cpu,
+    cpuid::SIGNATURE,
     flags, msr,
     paging::{PHYSICAL_BITS, is_canonical},
+    regs::RDX,
     system::{
-        CR0_BITS, CR0_PE, CR0_PG, CR4_BITS, CR4_PAE, DR6_BITS, DR6_FIXED, DR7_BITS, DR7_FIXED,
-        EFER_BITS, EFER_LMA, EFER_LME, SS,
+        CR0_BITS, CR0_CD, CR0_ET, CR0_NW, CR0_PE, CR0_PG, CR4_BITS, CR4_PAE, DR6_BITS, DR6_FIXED,
+        DR7_BITS, DR7_FIXED, EFER_BITS, EFER_LMA, EFER_LME, SS,
     },
 };
 
@@ -55,6 +57,12 @@ pub struct State {
     /// Model-specific registers that are not above, by number: all there are when taken; those that
     /// are to be set when given.
     pub msrs: Vec<(u32, u64)>,
+    /// Interrupts are held off for one instruction, behind an STI or what has loaded SS.
+    pub shadow: bool,
+    /// An NMI waits.
+    pub nmi: bool,
+    /// NMIs wait for IRET.
+    pub nmi_blocked: bool,
 }
 
 /// The general-purpose registers, RIP and RFLAGS.
@@ -210,6 +218,27 @@ impl fmt::Display for InvalidState {
 impl std::error::Error for InvalidState {}
 
 impl State {
+    /// As a processor comes out of reset: real mode, 16 bytes below 4 GiB (Intel SDM 3, table 9-1).
+    pub fn reset() -> Self {
+        let data = Segment { selector: 0, base: 0, limit: 0xffff, rights: 0x93 };
+        let code = Segment { selector: 0xf000, base: 0xffff_0000, rights: 0x9b, ..data };
+        let mut general = [0; 16];
+        general[usize::from(RDX)] = u64::from(SIGNATURE);
+        let table = Table { base: 0, limit: 0xffff };
+        Self {
+            registers: Registers { general, rip: 0xfff0, rflags: 2 },
+            segments: [data, code, data, data, data, data],
+            ldtr: Segment { rights: 0x82, ..data },
+            tr: Segment { rights: 0x8b, ..data },
+            gdtr: table,
+            idtr: table,
+            cr0: CR0_ET | CR0_NW | CR0_CD,
+            cr4: 0,
+            efer: 0,
+            ..Self::default()
+        }
+    }
+
     /// The length of [`xsave`](Self::xsave) in bytes.
     pub const XSAVE_LEN: usize = 576;
 
@@ -271,6 +300,12 @@ impl Cpu {
     pub fn set_state(&mut self, state: &State) -> Result<(), InvalidState> {
         state.check()?;
         self.set_msrs(&state.msrs)?;
+        self.become_state(state);
+        Ok(())
+    }
+
+    /// Becomes what `state` says, but for model-specific registers, unchecked.
+    pub(crate) fn become_state(&mut self, state: &State) {
         self.set_registers(&state.registers);
         let core = &mut self.core;
         state.segments.iter().zip(0..).for_each(|(segment, n)| core.set_segment(n, *segment));
@@ -285,20 +320,22 @@ impl Cpu {
         system.dr6 = state.dr6 & DR6_BITS | DR6_FIXED;
         system.dr7 = state.dr7 & DR7_BITS | DR7_FIXED;
         system.xcr0 = state.xcr0;
+        core.signals.shadow = state.shadow.then_some(core.rip);
+        (core.signals.nmi, core.signals.nmi_blocked) = (state.nmi, state.nmi_blocked);
         core.flush_tlb();
         core.refresh_mode();
-        Ok(())
     }
 
     /// Sets all or none.
     fn set_msrs(&mut self, values: &[(u32, u64)]) -> Result<(), InvalidState> {
         let system = &mut self.core.system;
-        let before = (system.msrs.clone(), system.clock.clone());
+        let before = (system.msrs.clone(), system.tsc.now());
         for &(index, value) in values {
             let known = msr::state().any(|n| n == index);
             if !known || self.core.write_msr(index, value).is_none() {
                 let system = &mut self.core.system;
-                (system.msrs, system.clock) = before;
+                system.msrs = before.0;
+                system.tsc.set(before.1);
                 let what = format!("the model-specific register {index:#x}: {value:#x}");
                 return Err(InvalidState(what));
             }
@@ -334,6 +371,9 @@ impl Core {
             xcr0: system.xcr0,
             xsave: self.xsave_image(),
             msrs: msr::state().filter_map(|n| Some((n, self.read_msr(n)?))).collect(),
+            shadow: self.is_in_shadow(),
+            nmi: self.signals.nmi,
+            nmi_blocked: self.signals.nmi_blocked,
         }
     }
 }

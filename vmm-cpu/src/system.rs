@@ -5,7 +5,7 @@ use crate::{
     paging::{CR0_WP, CR4_SMEP, EFER_NXE},
     regs::BASES,
     state::{Segment, Table},
-    time::Clock,
+    time::Tsc,
 };
 
 pub(crate) const CR0_PE: u64 = 1 << 0;
@@ -116,7 +116,7 @@ pub(crate) struct System {
     pub(crate) dr6: u64,
     pub(crate) dr7: u64,
     pub(crate) msrs: crate::msr::Msrs,
-    pub(crate) clock: Clock,
+    pub(crate) tsc: Tsc,
 }
 
 impl System {
@@ -160,7 +160,7 @@ impl Default for System {
             dr6: DR6_FIXED,
             dr7: DR7_FIXED,
             msrs: crate::msr::Msrs::default(),
-            clock: Clock::new(),
+            tsc: Tsc::new(),
         }
     }
 }

@@ -4,7 +4,7 @@ use vmm_cpu::{Registers, State, TSC_KHZ, Table};
 
 use crate::{
     arch::{
-        CpuState, CpuidLeaf, DebugRegs, DescriptorTable, Events, Regs, RunState, Segment,
+        CpuState, CpuidLeaf, DebugRegs, DescriptorTable, Events, Nmi, Regs, RunState, Segment,
         SystemRegs, msr::MsrValue,
     },
     error::{Error, Result},
@@ -139,7 +139,15 @@ pub(super) fn state_from_soft(soft: &State, apic_base: u64) -> CpuState {
         lapic: None,
         tsc_khz: Some(TSC_KHZ),
         msrs: soft.msrs.iter().map(msr).collect(),
-        events: Events::default(),
+        events: events_from_soft(soft),
+    }
+}
+
+fn events_from_soft(soft: &State) -> Events {
+    Events {
+        nmi: Nmi { injected: false, pending: soft.nmi.into(), masked: soft.nmi_blocked },
+        shadow: soft.shadow.into(),
+        ..Events::default()
     }
 }
 
@@ -153,8 +161,9 @@ pub(super) fn state_to_soft(state: &CpuState) -> Result<State> {
     if state.lapic.is_some() {
         return refuse("a local APIC");
     }
-    if state.events != Events::default() {
-        return refuse("pending events");
+    let Events { exception, interrupt, nmi, shadow } = state.events;
+    if exception.is_some() || interrupt.is_some() {
+        return refuse("an exception or interrupt on its way");
     }
     if state.tsc_khz.is_some_and(|khz| khz != TSC_KHZ) {
         return refuse("another TSC frequency");
@@ -166,6 +175,10 @@ pub(super) fn state_to_soft(state: &CpuState) -> Result<State> {
         dr6: state.debug.dr6,
         dr7: state.debug.dr7,
         msrs: state.msrs.iter().map(|msr| (msr.index, msr.value)).collect(),
+        shadow: shadow != 0,
+        // One on its way has not arrived yet.
+        nmi: nmi.pending != 0 || nmi.injected,
+        nmi_blocked: nmi.masked && !nmi.injected,
         ..State::default()
     };
     system_to_soft(&state.system, &mut soft);

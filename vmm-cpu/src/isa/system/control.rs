@@ -54,13 +54,13 @@ fn mov(l: &mut Lowering<'_>) -> Option<()> {
     }
 }
 
-fn read_control(core: &mut Core, op: &Op, _: &World<'_>) -> Done {
+fn read_control(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
     let value = match op.src {
         0 => core.system.cr0,
         2 => core.system.cr2,
         3 => core.system.cr3,
         4 => core.system.cr4,
-        8 => core.system.cr8,
+        8 => world.io.task_priority().map_or(core.system.cr8, u64::from),
         _ => return Err(core.invalid_opcode()),
     };
     core.privileged()?;
@@ -68,7 +68,7 @@ fn read_control(core: &mut Core, op: &Op, _: &World<'_>) -> Done {
     Ok(())
 }
 
-fn write_control(core: &mut Core, op: &Op, _: &World<'_>) -> Done {
+fn write_control(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
     if !matches!(op.dst, 0 | 2 | 3 | 4 | 8) {
         return Err(core.invalid_opcode());
     }
@@ -82,7 +82,7 @@ fn write_control(core: &mut Core, op: &Op, _: &World<'_>) -> Done {
         }
         3 => core.write_cr3(value),
         4 => core.write_cr4(value),
-        _ => core.write_cr8(value),
+        _ => core.write_cr8(value, world),
     };
     match done {
         Some(()) => core.leave_block(op),
@@ -130,11 +130,12 @@ impl Core {
         Some(())
     }
 
-    fn write_cr8(&mut self, value: u64) -> Option<()> {
+    fn write_cr8(&mut self, value: u64, world: &World<'_>) -> Option<()> {
         if value >> 4 != 0 {
             return None;
         }
         self.system.cr8 = value;
+        world.io.set_task_priority(value as u8);
         Some(())
     }
 

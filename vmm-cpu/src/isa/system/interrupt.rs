@@ -77,6 +77,7 @@ fn back<W: Word>(core: &mut Core, _: &Op, world: &World<'_>) -> Done {
     core.set_segment(CS, code);
     core.set_segment(SS, stack);
     core.return_to_level(cpl);
+    core.signals.nmi_blocked = false;
     core.jumped()
 }
 
@@ -102,10 +103,11 @@ impl Core {
         }
     }
 
-    /// What an operation returns that has set RIP, and perhaps TF: a block that is known can be
-    /// next unless TF is set.
+    /// What an operation returns that has set RIP, and perhaps TF and IF: a block that is known can
+    /// be next unless there is something to be done before.
     pub(super) fn jumped(&self) -> Done {
-        Err(if self.other_flags & TF != 0 { Stop::Leave } else { Stop::Jump })
+        let leaves = self.other_flags & TF != 0 || self.is_signalled();
+        Err(if leaves { Stop::Leave } else { Stop::Jump })
     }
 }
 

@@ -40,9 +40,10 @@ fn set_pair(core: &mut Core, value: u64) {
     core.regs[RDX] = value >> 32;
 }
 
-fn read_msr(core: &mut Core, _: &Op, _: &World<'_>) -> Done {
+fn read_msr(core: &mut Core, _: &Op, world: &World<'_>) -> Done {
     core.privileged()?;
-    match core.read_msr(core.reg(RCX)) {
+    let index = core.reg(RCX);
+    match core.read_msr(index).or_else(|| world.io.read_msr(index)) {
         Some(value) => {
             set_pair(core, value);
             Ok(())
@@ -52,10 +53,12 @@ fn read_msr(core: &mut Core, _: &Op, _: &World<'_>) -> Done {
 }
 
 /// What blocks depend on is in no register that this reaches.
-fn write_msr(core: &mut Core, _: &Op, _: &World<'_>) -> Done {
+fn write_msr(core: &mut Core, _: &Op, world: &World<'_>) -> Done {
     core.privileged()?;
+    let index = core.reg(RCX);
     let value = u64::from(core.reg::<u32>(RDX)) << 32 | u64::from(core.reg::<u32>(RAX));
-    match core.write_msr(core.reg(RCX), value) {
+    let own = core.read_msr(index).is_some();
+    match if own { core.write_msr(index, value) } else { world.io.write_msr(index, value) } {
         Some(()) => Ok(()),
         None => Err(core.general_protection(0)),
     }
@@ -108,7 +111,7 @@ fn time(core: &mut Core, _: &Op, _: &World<'_>) -> Done {
     if core.system.cpl != 0 && core.system.cr4 & CR4_TSD != 0 {
         return Err(core.general_protection(0));
     }
-    set_pair(core, core.system.clock.now());
+    set_pair(core, core.system.tsc.now());
     Ok(())
 }
 
@@ -155,10 +158,10 @@ mod tests {
         // rdtsc; hlt
         let (mut cpu, ram) = machine(&[0x0f, 0x31, 0xf4]);
         system(&mut cpu, &ram);
-        cpu.core.system.clock.set(1 << 40);
+        cpu.core.system.tsc.set(1 << 40);
         cpu.step(&ram, &Nobody);
         let [low, high] = [RAX, RDX].map(|register| cpu.core.regs[register]);
-        assert!(high == 1 << 8 && cpu.core.system.clock.now() >= high << 32 | low);
+        assert!(high == 1 << 8 && cpu.core.system.tsc.now() >= high << 32 | low);
         let mut registers = cpu.registers();
         registers.rip = CODE;
         cpu.set_registers(&registers);

@@ -23,6 +23,11 @@ impl Core {
         Err(Stop::Leave)
     }
 
+    /// Nothing is taken from outside before the next instruction is executed.
+    pub(super) fn cast_shadow(&mut self, op: &Op) {
+        self.signals.shadow = Some(self.regs[PAGE].wrapping_add(op.next()));
+    }
+
     /// Whether flags and ports are free at this privilege level.
     pub(crate) fn has_io_privilege(&self) -> bool {
         u64::from(self.system.cpl) <= (self.other_flags & IOPL) >> 12
@@ -31,14 +36,14 @@ impl Core {
 
 pub(super) fn lower(l: &mut Lowering<'_>) -> Option<()> {
     let exec = match l.instruction.mnemonic() {
-        Mnemonic::Cli => interrupts::<false> as Exec,
+        Mnemonic::Cli => mask as Exec,
         Mnemonic::Hlt => {
             l.end_block();
             halt
         }
         // Caches are not modelled: there is nothing to write back.
         Mnemonic::Invd | Mnemonic::Wbinvd => no_cache,
-        Mnemonic::Sti => interrupts::<true>,
+        Mnemonic::Sti => unmask,
         _ => return None,
     };
     l.push(l.bare(exec));
@@ -55,10 +60,23 @@ fn no_cache(core: &mut Core, _: &Op, _: &World<'_>) -> Done {
     core.privileged()
 }
 
-fn interrupts<const ON: bool>(core: &mut Core, _: &Op, _: &World<'_>) -> Done {
+fn mask(core: &mut Core, _: &Op, _: &World<'_>) -> Done {
     if !core.has_io_privilege() {
         return Err(core.general_protection(0));
     }
-    core.other_flags = if ON { core.other_flags | IF } else { core.other_flags & !IF };
+    core.other_flags &= !IF;
     Ok(())
+}
+
+/// The next instruction is executed before an interrupt is taken. Where nothing waits the block goes
+/// on: whatever comes up is looked at when it ends.
+fn unmask(core: &mut Core, op: &Op, _: &World<'_>) -> Done {
+    if !core.has_io_privilege() {
+        return Err(core.general_protection(0));
+    }
+    if core.other_flags & IF == 0 {
+        core.other_flags |= IF;
+        core.cast_shadow(op);
+    }
+    if core.is_signalled() { core.leave_block(op) } else { Ok(()) }
 }

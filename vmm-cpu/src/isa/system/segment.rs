@@ -57,10 +57,14 @@ fn mov(l: &mut Lowering<'_>) -> Option<()> {
 }
 
 impl Core {
-    /// Loads the segment register that `field` names.
-    fn load_segment(&mut self, field: u8, selector: u16, world: &World<'_>) -> Done {
-        match field.wrapping_sub(BASES) {
-            SS => self.load_stack(selector, world),
+    /// Loads the segment register that is the operation's first operand.
+    fn load_segment(&mut self, op: &Op, selector: u16, world: &World<'_>) -> Done {
+        match op.dst.wrapping_sub(BASES) {
+            SS => {
+                self.load_stack(selector, world)?;
+                self.cast_shadow(op);
+                Ok(())
+            }
             number => self.load_data(number, selector, world),
         }
     }
@@ -71,12 +75,12 @@ impl Core {
 }
 
 fn load_reg(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
-    core.load_segment(op.dst, core.reg(op.src), world)
+    core.load_segment(op, core.reg(op.src), world)
 }
 
 fn load_mem(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
     let selector = core.load(core.address(op), world)?;
-    core.load_segment(op.dst, selector, world)
+    core.load_segment(op, selector, world)
 }
 
 fn store_reg<W: Word>(core: &mut Core, op: &Op, _: &World<'_>) -> Done {
@@ -110,7 +114,7 @@ fn push_segment<W: Word>(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
 fn pop_segment<W: Word>(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
     let top = core.regs[RSP];
     let selector = core.load::<W>(top, world)?.zext() as u16;
-    core.load_segment(op.dst, selector, world)?;
+    core.load_segment(op, selector, world)?;
     core.regs[RSP] = top.wrapping_add(W::BYTES);
     Ok(())
 }
@@ -133,7 +137,7 @@ fn load_far<W: Word>(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
     let at = core.address(op);
     let offset = core.load::<W>(at, world)?;
     let selector = core.load(at.wrapping_add(W::BYTES), world)?;
-    core.load_segment(op.src, selector, world)?;
+    core.load_segment(&Op { dst: op.src, ..*op }, selector, world)?;
     core.set_reg(op.dst, offset);
     Ok(())
 }
