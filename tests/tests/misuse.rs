@@ -247,12 +247,12 @@ fn a_machine_runs_on_one_thread_at_a_time_and_stops_from_any() {
     let machine = Arc::new(builder(accesses).device(callback).build().unwrap());
     let handle = machine.handle();
     let (runner, outcome) = spawn_run(Arc::clone(&machine));
-    running.recv_timeout(Duration::from_secs(10)).unwrap();
+    running.recv_timeout(Duration::from_secs(60)).unwrap();
     assert_eq!(machine.run().unwrap_err().kind(), ErrorKind::WrongState);
     thread::scope(|scope| {
         (0..8).for_each(|_| drop(scope.spawn(|| handle.stop().unwrap())));
     });
-    assert_eq!(outcome.recv_timeout(Duration::from_secs(10)).unwrap(), Ok(Outcome::Stopped));
+    assert_eq!(outcome.recv_timeout(Duration::from_secs(60)).unwrap(), Ok(Outcome::Stopped));
     runner.join().unwrap();
     assert_eq!(machine.run().unwrap_err().kind(), ErrorKind::WrongState);
     drop(machine);

@@ -180,7 +180,7 @@ fn what_is_watched_stays_watched_when_a_child_drops_its_copy() {
     wait_for_the_run(&handle);
     for round in 0..20 {
         writer.write_all(&[round]).unwrap();
-        assert_eq!(heard.recv_timeout(Duration::from_secs(10)).unwrap(), round);
+        assert_eq!(heard.recv_timeout(Duration::from_secs(60)).unwrap(), round);
         let status = in_child(|| {
             if let Ok(mut watch) = watch.try_lock() {
                 drop(watch.take());
@@ -241,7 +241,7 @@ fn a_foreign_signal_interrupts_a_run_that_waits_and_the_machine_stays_paused() {
         assert_eq!(handle.state().unwrap(), State::Paused);
     }
     handle.resume().unwrap();
-    let outcome = events.recv_timeout(Duration::from_secs(10)).unwrap().unwrap_err();
+    let outcome = events.recv_timeout(Duration::from_secs(60)).unwrap().unwrap_err();
     assert!(matches!(outcome, Ok(Outcome::Fault(_))), "{outcome:?}");
     runner.join().unwrap();
 }
@@ -263,15 +263,22 @@ fn a_foreign_signal_interrupts_and_the_guest_goes_on() {
     });
     let thread = events.recv().unwrap().unwrap();
     wait_for_the_run(&handle);
-    // Inside the guest by then.
-    thread::sleep(Duration::from_millis(50));
-    // SAFETY: the thread lives until it is joined below.
-    unsafe { libc::pthread_kill(thread, libc::SIGUSR1) };
-    let interrupted = events.recv_timeout(Duration::from_secs(10)).unwrap().unwrap_err();
+    // One that comes when the thread is not inside the guest yet interrupts nothing.
+    let mut interrupted = Err(mpsc::RecvTimeoutError::Timeout);
+    for _ in 0..30 {
+        thread::sleep(Duration::from_millis(50));
+        // SAFETY: the thread lives until it is joined below.
+        unsafe { libc::pthread_kill(thread, libc::SIGUSR1) };
+        interrupted = events.recv_timeout(Duration::from_secs(2));
+        if interrupted.is_ok() {
+            break;
+        }
+    }
+    let interrupted = interrupted.unwrap().unwrap_err();
     assert_eq!(interrupted, Err(ErrorKind::Interrupted));
     wait_for_the_run(&handle);
     handle.stop().unwrap();
-    let stopped = events.recv_timeout(Duration::from_secs(10)).unwrap().unwrap_err();
+    let stopped = events.recv_timeout(Duration::from_secs(60)).unwrap().unwrap_err();
     assert_eq!(stopped, Ok(Outcome::Stopped));
     runner.join().unwrap();
 }
@@ -294,7 +301,7 @@ fn a_thread_that_blocks_every_signal_can_still_be_stopped() {
     });
     wait_for_the_run(&handle);
     handle.stop().unwrap();
-    let stopped = outcome.recv_timeout(Duration::from_secs(10)).unwrap();
+    let stopped = outcome.recv_timeout(Duration::from_secs(60)).unwrap();
     assert_eq!(stopped, Ok(Outcome::Stopped));
     runner.join().unwrap();
 }
@@ -317,7 +324,7 @@ fn a_stop_is_not_lost_when_no_signal_can_be_queued() {
     // SAFETY: a valid structure; nothing else in this process queues signals.
     assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_SIGPENDING, &none) }, 0);
     handle.stop().unwrap();
-    let stopped = outcome.recv_timeout(Duration::from_secs(10));
+    let stopped = outcome.recv_timeout(Duration::from_secs(60));
     // SAFETY: as above.
     unsafe { libc::setrlimit(libc::RLIMIT_SIGPENDING, &limit) };
     assert_eq!(stopped.unwrap(), Ok(Outcome::Stopped));

@@ -28,7 +28,7 @@ use vmm_core::{
     },
 };
 
-const LONG: Duration = Duration::from_secs(20);
+const LONG: Duration = Duration::from_secs(60);
 
 /// Wakes by a closure.
 struct On<F>(F);

@@ -31,7 +31,7 @@ use vmm_core::{
 };
 use vmm_devices::{DebugExit, I8042};
 
-const LONG: Duration = Duration::from_secs(20);
+const LONG: Duration = Duration::from_secs(60);
 const FIRST: VcpuId = VcpuId(0);
 /// The port of the device under test.
 const PORT: u16 = 0x80;

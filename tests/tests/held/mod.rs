@@ -33,7 +33,7 @@ fn settled(threads: usize) -> Held {
     let start = Instant::now();
     loop {
         let held = Held::now();
-        if held.threads <= threads || start.elapsed() > Duration::from_secs(10) {
+        if held.threads <= threads || start.elapsed() > Duration::from_secs(60) {
             return held;
         }
         thread::sleep(Duration::from_millis(20));

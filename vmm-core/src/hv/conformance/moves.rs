@@ -77,14 +77,18 @@ pub(super) fn a_computation_and_its_timer_survive_a_hundred_moves(
 pub(super) fn a_halted_vcpu_is_moved_and_wakes(setup: &Setup<'_>) -> Result<(), Failure> {
     let mut guest = interruptible(setup, program!("irq_apic"), &[(TARGET, 1)])?;
     let (memory, kicker) = (guest.memory.clone(), guest.vcpu.kicker());
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            until(&memory, READY, 1);
-            thread::sleep(A_WHILE);
-            kicker.kick();
-        });
-        guest.run_to_kick()
-    })?;
+    let start = Instant::now();
+    // It says that it is ready just before HLT.
+    while guest.vcpu.state()?.run_state != RunState::Halted && start.elapsed() < PATIENCE {
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                until(&memory, READY, 1);
+                thread::sleep(A_WHILE);
+                kicker.kick();
+            });
+            guest.run_to_kick()
+        })?;
+    }
     ensure_eq!(guest.vcpu.state()?.run_state, RunState::Halted, "in HLT");
     let mut guest = relocated(setup, guest, Some(IrqConfig::default()))?;
     ensure_eq!(guest.vcpu.state()?.run_state, RunState::Halted, "in HLT, after the move");

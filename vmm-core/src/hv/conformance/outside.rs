@@ -36,7 +36,7 @@ pub(super) const FIRST: Word = Word(0x800c);
 pub(super) const SECOND: Word = Word(0x8010);
 
 /// How long the guest may take to do what the world outside waits for.
-pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 /// What a guest that halts is given to come back wrongly.
 pub(super) const A_WHILE: Duration = Duration::from_millis(30);
 
