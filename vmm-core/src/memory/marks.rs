@@ -3,14 +3,18 @@
 
 use std::{
     fmt,
-    num::NonZeroUsize,
     sync::{
-        Arc, PoisonError, RwLock, Weak,
-        atomic::{AtomicBool, Ordering::SeqCst},
+        Arc, OnceLock, PoisonError, RwLock, Weak,
+        atomic::{
+            AtomicBool, AtomicU64,
+            Ordering::{Relaxed, SeqCst},
+        },
     },
 };
 
-use vm_memory::bitmap::{AtomicBitmap, Bitmap, RefSlice, WithBitmapSlice};
+use vm_memory::bitmap::{Bitmap, RefSlice, WithBitmapSlice};
+
+use super::{PAGE_SIZE, pages::PageSet};
 
 /// Is told what the host has written, after it has: a software CPU forgets the code it decoded
 /// there. Called on the writer's thread; must not write guest memory.
@@ -21,7 +25,7 @@ pub(crate) trait WriteWatcher: Send + Sync {
 
 /// The pages of a region that the host has written, and who is told of writes.
 pub struct WriteMarks {
-    pages: AtomicBitmap,
+    pages: Pages,
     /// The region's address in this process.
     host: usize,
     /// There is a watcher: without one, a write costs no more than this look.
@@ -31,9 +35,21 @@ pub struct WriteMarks {
 
 impl WriteMarks {
     /// For a region of `size` bytes at `host`.
-    pub(super) fn new(host: usize, size: usize, page: NonZeroUsize) -> Self {
+    pub(super) fn new(host: usize, size: usize) -> Self {
         let (watched, watchers) = (AtomicBool::new(false), RwLock::default());
-        Self { pages: AtomicBitmap::new(size, page), host, watched, watchers }
+        Self { pages: Pages::new(size), host, watched, watchers }
+    }
+
+    /// Moves the marks to `set`.
+    pub(super) fn take(&self, set: &mut PageSet) {
+        self.pages.take(set);
+    }
+
+    /// What was decoded there is void, though nobody marks the pages.
+    pub(super) fn changed(&self, offset: usize, len: usize) {
+        if self.watched.load(SeqCst) {
+            self.tell(offset, len);
+        }
     }
 
     #[cfg_attr(not(feature = "soft"), expect(dead_code, reason = "only the software CPU watches"))]
@@ -53,20 +69,75 @@ impl WriteMarks {
     }
 }
 
+/// A bit for each page, in chunks that are made when the first of their pages is marked: a region
+/// may be large and hardly used.
+struct Pages {
+    chunks: Box<[OnceLock<Box<Chunk>>]>,
+}
+
+/// Words of a chunk, which is for 16 MiB.
+const WORDS: usize = 64;
+type Chunk = [AtomicU64; WORDS];
+const WORD_PAGES: usize = u64::BITS as usize;
+const CHUNK_PAGES: usize = WORDS * WORD_PAGES;
+const PAGE: usize = PAGE_SIZE as usize;
+
+impl Pages {
+    fn new(size: usize) -> Self {
+        let chunks = (size / PAGE).div_ceil(CHUNK_PAGES);
+        Self { chunks: (0..chunks).map(|_| OnceLock::new()).collect() }
+    }
+
+    fn mark(&self, offset: usize, len: usize) {
+        let Some(last) = len.checked_sub(1).map(|rest| offset.saturating_add(rest) / PAGE) else {
+            return;
+        };
+        let mut page = offset / PAGE;
+        while page <= last {
+            let Some(chunk) = self.chunks.get(page / CHUNK_PAGES) else { return };
+            let chunk = chunk.get_or_init(|| Box::new([const { AtomicU64::new(0) }; WORDS]));
+            let here = (WORD_PAGES - page % WORD_PAGES).min(last + 1 - page);
+            let bits = (u64::MAX >> (WORD_PAGES - here)) << (page % WORD_PAGES);
+            let word = &chunk[page / WORD_PAGES % WORDS];
+            // Most writes are to pages that are marked already.
+            if word.load(Relaxed) & bits != bits {
+                word.fetch_or(bits, SeqCst);
+            }
+            page += here;
+        }
+    }
+
+    fn is_marked(&self, offset: usize) -> bool {
+        let page = offset / PAGE;
+        let chunk = self.chunks.get(page / CHUNK_PAGES).and_then(OnceLock::get);
+        let word = chunk.map_or(0, |chunk| chunk[page / WORD_PAGES % WORDS].load(SeqCst));
+        word >> (page % WORD_PAGES) & 1 == 1
+    }
+
+    fn take(&self, set: &mut PageSet) {
+        for (number, chunk) in self.chunks.iter().enumerate() {
+            let words = chunk.get().into_iter().flat_map(|chunk| chunk.iter());
+            for (word, at) in words.zip((number * CHUNK_PAGES..).step_by(WORD_PAGES)) {
+                if word.load(Relaxed) != 0 {
+                    set.insert_bits(at as u64, &[word.swap(0, SeqCst)]);
+                }
+            }
+        }
+    }
+}
+
 impl<'a> WithBitmapSlice<'a> for WriteMarks {
     type S = RefSlice<'a, Self>;
 }
 
 impl Bitmap for WriteMarks {
     fn mark_dirty(&self, offset: usize, len: usize) {
-        self.pages.mark_dirty(offset, len);
-        if self.watched.load(SeqCst) {
-            self.tell(offset, len);
-        }
+        self.pages.mark(offset, len);
+        self.changed(offset, len);
     }
 
     fn dirty_at(&self, offset: usize) -> bool {
-        self.pages.dirty_at(offset)
+        self.pages.is_marked(offset)
     }
 
     fn slice_at(&self, offset: usize) -> RefSlice<'_, Self> {
@@ -94,6 +165,28 @@ mod tests {
         fn written(&self, host: usize, len: usize) {
             self.0.lock().unwrap().push((host, len));
         }
+    }
+
+    #[test]
+    fn marks_are_of_pages_and_taken_once() {
+        let marks = WriteMarks::new(0, 40 << 20);
+        marks.mark_dirty(4095, 2);
+        marks.mark_dirty((16 << 20) - 1, 4097);
+        marks.mark_dirty(5 * 4096, 0);
+        marks.mark_dirty((40 << 20) - 1, usize::MAX);
+        assert!(marks.dirty_at(4096) && !marks.dirty_at(2 * 4096));
+        let mut set = PageSet::new();
+        marks.take(&mut set);
+        let chunk = 4096;
+        let want = [0..2, chunk - 1..chunk + 1, 10 * 1024 - 1..10 * 1024];
+        assert_eq!(
+            set.runs().take(3).map(|run| run.start).collect::<Vec<_>>(),
+            want.clone().map(|run| run.start)
+        );
+        assert_eq!(set.runs().take(2).collect::<Vec<_>>(), want[..2]);
+        let mut again = PageSet::new();
+        marks.take(&mut again);
+        assert!(again.is_empty());
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! RAM is not inherited by a child of `fork()`; there, each call answers `WrongProcess`.
 
 mod marks;
+mod pages;
 mod region;
 
 use std::fmt;
@@ -18,7 +19,8 @@ use vm_memory::{
 pub use marks::WriteMarks;
 #[cfg(feature = "soft")]
 pub(crate) use marks::WriteWatcher;
-pub use region::{PAGE_SIZE, RamRegion};
+pub use pages::PageSet;
+pub use region::{PAGE_SIZE, RamRegion, Template};
 pub use vm_memory::{ByteValued, GuestAddress};
 
 use crate::{

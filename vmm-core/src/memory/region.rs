@@ -1,7 +1,13 @@
 //! One contiguous piece of guest RAM: its mapping in this process and its place in the guest.
 #![expect(unsafe_code, reason = "mmap, munmap and madvise of guest RAM")]
 
-use std::{fmt, fs::File, num::NonZeroUsize, sync::Arc};
+mod template;
+
+use std::{
+    fmt,
+    fs::File,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use rustix::{
     fs::{FallocateFlags, MemfdFlags, SealFlags},
@@ -16,7 +22,12 @@ use vm_memory::{
     mmap::MmapRegionBuilder,
 };
 
-use super::marks::{WriteMarks, WriteWatcher};
+pub use self::template::Template;
+use self::template::View;
+use super::{
+    marks::{WriteMarks, WriteWatcher},
+    pages::PageSet,
+};
 use crate::{
     error::{Context, Error, HostResult, Result},
     process::Owner,
@@ -28,7 +39,6 @@ pub const PAGE_SIZE: u64 = 4096;
 const GUARD: usize = PAGE_SIZE as usize;
 /// The size of a huge page of x86-64.
 const HUGE_PAGE: usize = 2 << 20;
-const PAGE: NonZeroUsize = NonZeroUsize::new(PAGE_SIZE as usize).unwrap();
 
 /// A region of guest RAM: a cheap handle, the mapping lives as long as any handle to it.
 #[derive(Clone)]
@@ -62,8 +72,8 @@ impl RamRegion {
         // keep the file from being truncated under it.
         let address = unsafe { rustix::mm::mmap(std::ptr::null_mut(), size, RW, flags, &file, 0) };
         let address = address.host(|| format!("mapping {len:#x} bytes of a memfd"))?;
-        let (file, owner) = (Some(file), Some(Owner::current()));
-        let raw = RawMapping { address, size, guard: 0, file, owner };
+        let (backing, owner) = (Mutex::new(Backing::Memfd(file)), Some(Owner::current()));
+        let raw = RawMapping { address, size, guard: 0, backing, owner };
         Mapping::new(raw).map(|mapping| Self { start, mapping })
     }
 
@@ -87,7 +97,8 @@ impl RamRegion {
                 "caller's RAM at {address:?}: not page-aligned"
             )));
         }
-        let raw = RawMapping { address: address.cast(), size, guard: 0, file: None, owner: None };
+        let (address, backing) = (address.cast(), Mutex::new(Backing::Anonymous));
+        let raw = RawMapping { address, size, guard: 0, backing, owner: None };
         Mapping::new(raw).map(|mapping| Self { start, mapping })
     }
 
@@ -112,8 +123,12 @@ impl RamRegion {
         self.mapping.map.as_ptr()
     }
 
-    /// Makes `len` bytes at `offset`, which lie in the region, read as zeros.
-    pub(super) fn zero(&self, offset: u64, len: u64) -> guest_memory::Result<()> {
+    /// Makes `len` bytes at `offset`, which lie in the region, read as zeros. Many of them are not
+    /// written but the pages given back to the host, unless they are memory of the caller's own.
+    ///
+    /// # Errors
+    /// If they do not lie in the region.
+    pub fn zero(&self, offset: u64, len: u64) -> guest_memory::Result<()> {
         let (end, page) = (offset + len, PAGE_SIZE);
         let (first, last) = (offset.next_multiple_of(page), end / page * page);
         if first + ZEROS.len() as u64 >= last || !self.mapping.raw.discard(first, last - first) {
@@ -138,9 +153,9 @@ impl RamRegion {
         self.mapping.map.bitmap().watch(watcher);
     }
 
-    /// The memfd behind the region, if it has one.
-    pub fn file(&self) -> Option<&File> {
-        self.mapping.raw.file.as_ref()
+    /// Moves the marks of what the host has written to `set`.
+    pub fn take_written(&self, set: &mut PageSet) {
+        self.mapping.map.bitmap().take(set);
     }
 }
 
@@ -176,7 +191,7 @@ fn map_anonymous(start: GuestAddress, size: usize) -> rustix::io::Result<RawMapp
         address,
         size,
         guard,
-        file: None,
+        backing: Mutex::new(Backing::Anonymous),
         owner: Some(Owner::current()),
     };
     if spare == 0 {
@@ -238,7 +253,7 @@ impl Mapping {
         // fork() sees.
         unsafe { rustix::mm::madvise(raw.address, raw.size, Advice::LinuxDontFork) }
             .host(|| "keeping guest RAM out of child processes")?;
-        let bitmap = WriteMarks::new(raw.address.addr(), raw.size, PAGE);
+        let bitmap = WriteMarks::new(raw.address.addr(), raw.size);
         let builder = MmapRegionBuilder::new_with_bitmap(raw.size, bitmap)
             .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
             .with_mmap_flags(libc::MAP_NORESERVE | libc::MAP_SHARED);
@@ -251,12 +266,22 @@ impl Mapping {
     }
 }
 
+/// What is behind a mapping.
+enum Backing {
+    /// Memory of its own, or of the caller's.
+    Anonymous,
+    /// A memfd, shared.
+    Memfd(File),
+    /// A template, of which it has copied what was written.
+    View(View),
+}
+
 struct RawMapping {
     address: *mut libc::c_void,
     size: usize,
     /// Bytes before it that are mapped too.
     guard: usize,
-    file: Option<File>,
+    backing: Mutex<Backing>,
     /// The process that mapped it and unmaps it; `None` if it is the caller's.
     owner: Option<Owner>,
 }
@@ -275,19 +300,27 @@ impl RawMapping {
         if !in_range || !self.owner.is_some_and(Owner::is_current) {
             return false;
         }
-        let discarded = match &self.file {
-            Some(file) => {
+        let discarded = match &mut *self.backing() {
+            Backing::Memfd(file) => {
                 let how = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
                 rustix::fs::fallocate(file, how, offset, len)
             }
-            None => {
-                let address = self.address.wrapping_byte_add(offset as usize);
-                // SAFETY: we mapped these bytes, and nothing relies on what is in guest RAM: the
-                // guest may change it at any moment.
-                unsafe { rustix::mm::madvise(address, len as usize, Advice::LinuxDontNeed) }
-            }
+            Backing::Anonymous => self.forget(offset, len),
+            Backing::View(view) => view.discard(self, offset, len),
         };
         discarded.is_ok()
+    }
+
+    /// Drops what was written to whole pages in it: they are again what is behind them.
+    fn forget(&self, offset: u64, len: u64) -> rustix::io::Result<()> {
+        let address = self.address.wrapping_byte_add(offset as usize);
+        // SAFETY: we mapped these bytes, and nothing relies on what is in guest RAM: the guest may
+        // change it at any moment.
+        unsafe { rustix::mm::madvise(address, len as usize, Advice::LinuxDontNeed) }
+    }
+
+    fn backing(&self) -> MutexGuard<'_, Backing> {
+        self.backing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use rustix::fs::FallocateFlags;
 use vm_memory::{GuestMemoryRegion, MemoryRegionAddress, VolatileSlice, bitmap::BitmapSlice};
 use vmm_core::{
     Result,
@@ -10,12 +9,10 @@ use vmm_core::{
     memory::{GuestAddress, RamRegion},
 };
 
-use super::{PAGE, frames::Run};
+use super::frames::Run;
 
 /// The first slot, and the least by which the VM's memory grows.
 const SMALLEST_SLOT: u64 = 1 << 20;
-/// From here on frames are cleared by giving them back to the host.
-const LARGE: u64 = 16 * PAGE;
 
 /// Physical memory: addresses are offsets in the region.
 pub(crate) struct Ram {
@@ -78,12 +75,7 @@ impl Ram {
 
     /// Fills frames with zeros, and gives the host's memory back where that pays.
     pub(crate) fn clear(&self, run: Run) {
-        let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        let file = self.region.file().filter(|_| run.len >= LARGE);
-        let punched = file.map(|file| rustix::fs::fallocate(file, punch, run.start, run.len));
-        if !matches!(punched, Some(Ok(()))) {
-            let zeros = [0; PAGE as usize];
-            (0..run.len / PAGE).for_each(|page| self.write(run.start + page * PAGE, &zeros));
-        }
+        let zeroed = self.region.zero(run.start, run.len);
+        debug_assert!(zeroed.is_ok(), "frames lie in the region");
     }
 }
