@@ -10,6 +10,7 @@
 mod busybox;
 mod calls;
 mod files;
+mod guest;
 mod hostile;
 mod limits;
 mod native;
