@@ -190,8 +190,16 @@ impl Core {
     /// what 16 bytes need is known to their instructions.
     #[inline(always)]
     fn align<D: Datum>(&mut self, linear: u64) -> Result<(), Stop> {
-        let aligned = linear.is_multiple_of(D::BYTES) || D::BYTES == 16;
-        if aligned || !self.checks_alignment() {
+        if linear.is_multiple_of(D::BYTES) || D::BYTES == 16 {
+            return Ok(());
+        }
+        self.check_alignment()
+    }
+
+    /// #AC(0) for what is not aligned, if programs asked for it.
+    #[inline(always)]
+    pub(crate) fn check_alignment(&mut self) -> Result<(), Stop> {
+        if !self.checks_alignment() {
             return Ok(());
         }
         Err(self.raise(Exception::with_code(Vector::Alignment, 0)))

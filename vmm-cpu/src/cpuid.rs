@@ -53,8 +53,8 @@ const EXTENDED_EBX: u32 = bits([0, 3, 7, 8, 9, 18, 19, 23, 24]);
 const EXTENDED_ECX: u32 = bits([22]);
 /// Function 7, EDX: FSRM.
 const EXTENDED_EDX: u32 = bits([4]);
-/// Function 8000_0001, ECX: LAHF, LZCNT, PREFETCHW.
-const AMD_ECX: u32 = bits([0, 5, 8]);
+/// Function 8000_0001, ECX: LAHF, LZCNT, misaligned operands of SSE, PREFETCHW.
+const AMD_ECX: u32 = bits([0, 5, 7, 8]);
 /// Function 8000_0001, EDX: SYSCALL, NX, 1 GiB pages, RDTSCP, long mode; and what AMD repeats of
 /// function 1.
 const AMD_EDX: u32 = bits([11, 20, 26, 27, 29]) | BASIC_EDX & 0x0183_f3ff;

@@ -1,5 +1,7 @@
 //! Which instruction codes can be put to the test.
 
+use std::{arch::x86_64::__cpuid, sync::LazyLock};
+
 use iced_x86::{Code, CpuidFeature, EncodingKind, FlowControl, Mnemonic, OpCodeOperandKind};
 
 /// Why a code is left out; `None` if it is not.
@@ -156,6 +158,12 @@ fn host_has(feature: CpuidFeature) -> bool {
         // LAHF and SAHF in 64-bit mode: all but the first processors.
         _ => false,
     }
+}
+
+/// Whether the processor has MXCSR.MM, which lets operands of 16 bytes be misaligned.
+pub fn may_misalign() -> bool {
+    static HAS: LazyLock<bool> = LazyLock::new(|| __cpuid(0x8000_0001).ecx >> 7 & 1 != 0);
+    *HAS
 }
 
 /// Whether the instruction's operands can be in memory, and can be in registers alone.

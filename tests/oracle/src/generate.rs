@@ -8,6 +8,7 @@ use iced_x86::{
 use crate::{
     arena::{CODE, CODE_SIZE, DATA, DATA_SIZE, PAGE, blank_data, is_safe},
     case::{Case, Registers, Window},
+    codes,
     operands::{Form, instruction},
     random::{Kind, Random},
 };
@@ -279,7 +280,14 @@ fn range(i: &Instruction, used: &UsedMemory, before: &Registers) -> Option<(u64,
         let bits = i.op1_register().size() as u32 * 8;
         let number = before.general[i.op1_register().number()] << (64 - bits);
         let number = number.cast_signed() >> (64 - bits);
-        at = at.wrapping_add_signed((number >> bits.ilog2()) * i64::from(bits / 8));
+        let far = (number >> bits.ilog2()) * i64::from(bits / 8);
+        let sum = at.wrapping_add_signed(far);
+        // In a segment, 32 bits of address go around.
+        let segment = before.of(i.memory_segment());
+        let alone = i.memory_base() == Register::None && i.memory_displ_size() == 4;
+        let short = alone || i.memory_base().size() == 4 || i.memory_index().size() == 4;
+        let within = sum.wrapping_sub(segment) & 0xffff_ffff;
+        at = if short { within.wrapping_add(segment) } else { sum };
     }
     let size = match used.memory_size() {
         MemorySize::Fxsave_512Byte | MemorySize::Fxsave64_512Byte => 512,
@@ -357,7 +365,9 @@ fn x87(fx: &mut [u8; 512], random: &mut Random) {
 fn mxcsr(fx: &mut [u8; 512], random: &mut Random) {
     let masks = if random.percent(10) { random.bits() as u32 & 0x1f80 } else { 0x1f80 };
     let mut mxcsr = masks | (random.below(4) as u32) << 13;
-    for (bit, part) in [(15, 20), (6, 20)] {
+    // FTZ, DAZ, MM.
+    let misaligned = if codes::may_misalign() { 10 } else { 0 };
+    for (bit, part) in [(15, 20), (6, 20), (17, misaligned)] {
         mxcsr |= u32::from(random.percent(part)) << bit;
     }
     mxcsr |= if random.percent(30) { random.bits() as u32 & 0x3f } else { 0 };
@@ -462,7 +472,7 @@ fn special_memory(i: &Instruction, case: &mut Case, random: &mut Random) {
             put(operand.wrapping_add(half), &general[2].to_le_bytes()[..half]);
         }
         Mnemonic::Ldmxcsr if random.percent(90) => {
-            put(operand, &(random.bits() as u32 & 0xffff).to_le_bytes());
+            put(operand, &(random.bits() as u32 & 0x2_ffff).to_le_bytes());
         }
         Mnemonic::Fxrstor | Mnemonic::Fxrstor64 if random.percent(90) => {
             put(operand, &fx[..416]);

@@ -10,7 +10,6 @@ pub mod case;
 pub mod codes;
 pub mod compare;
 pub mod generate;
-pub mod known;
 pub mod native;
 pub mod operands;
 pub mod ours;

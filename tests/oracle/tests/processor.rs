@@ -2,14 +2,11 @@
 //! once came out differently.
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a test, which says what it did")]
 
-use std::{
-    path::Path,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
-};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use iced_x86::Code;
 use vmm_oracle::{
-    codes, known,
+    codes,
     operands::Form,
     report::{from_file, to_file},
     survey::{Row, Sides},
@@ -17,14 +14,12 @@ use vmm_oracle::{
 
 const REGRESSIONS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/regressions");
 
-/// Every code and form but those known to differ, a few cases of each, for so long at most.
+/// Every code and form, a few cases of each, for so long at most.
 fn slice(seed: u64, cases: usize, time: Duration) -> Vec<(Code, Row)> {
     let mut sides = Sides::start().unwrap();
     let begin = Instant::now();
     let mut rows = Vec::new();
-    known::skipped().iter().for_each(|line| println!("{line}"));
     let mut candidates = codes::candidates();
-    candidates.retain(|code| !known::is_known(*code));
     // Which codes go short if time runs out is not always the same.
     let middle = seed as usize % candidates.len();
     candidates.rotate_left(middle);
@@ -94,43 +89,11 @@ fn new_cases_are_kept_if_they_come_out_differently() {
     }
 }
 
-/// The list of codes that are known to differ is in order, and only as long as it has to be. The
-/// cases are always the same ones, so that a code that differs in none of them here is off the list
-/// for good, or for as long as no new slice finds it.
-#[test]
-fn codes_known_to_differ_do() {
-    assert!(known::KNOWN.is_sorted_by_key(|(cause, _)| *cause));
-    if !vendor_is_followed("codes known to differ") {
-        return;
-    }
-    let all = codes::candidates();
-    let mut sides = Sides::start().unwrap();
-    let mut alike = Vec::new();
-    for code in known::KNOWN.iter().flat_map(|(_, codes)| *codes) {
-        assert!(all.contains(code), "{code:?} is not put to the test");
-        let mut rows = forms(*code).map(|form| sides.survey(*code, form, 4000, 1).unwrap());
-        if rows.all(|row| row.differences == 0) {
-            alike.push(code);
-        }
-    }
-    for (_, codes) in known::KNOWN {
-        assert!(codes.is_sorted_by_key(|code| format!("{code:?}")));
-    }
-    assert!(alike.is_empty(), "no more different, and to be taken off the list: {alike:?}");
-}
-
-/// The cases that are kept as files, named by their codes, come out alike, but for those of codes known
-/// to differ.
+/// The cases that are kept as files come out alike.
 fn replay() {
     let Ok(directory) = std::fs::read_dir(REGRESSIONS) else { return };
     let mut sides = Sides::start().unwrap();
-    let is_known = |path: &Path| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let mut codes = known::KNOWN.iter().flat_map(|(_, codes)| *codes);
-        codes.any(|code| name.starts_with(&format!("{code:?}-")))
-    };
-    let paths = directory.map(|entry| entry.unwrap().path());
-    for path in paths.filter(|path| !is_known(path)) {
+    for path in directory.map(|entry| entry.unwrap().path()) {
         let case = from_file(&std::fs::read_to_string(&path).unwrap());
         assert!(case.is_some(), "{} is no case", path.display());
         let row = sides.check(&case.unwrap()).unwrap();

@@ -3,7 +3,7 @@
 
 use std::arch::asm;
 
-use super::{Answer, MASKS, Sse, Unit, X87, flag};
+use super::{Answer, DAZ, FTZ, MASKS, ROUNDING, Sse, Unit, X87, flag};
 use crate::vector::Vector;
 
 /// The processor this runs on.
@@ -27,7 +27,7 @@ macro_rules! instructions {
         #[inline(always)]
         fn sse(op: Sse, a: Vector, b: Vector, mxcsr: u32) -> (Vector, u32) {
                 let mut result = a;
-                let mut status = mxcsr & !flag::ALL | flag::ALL << MASKS;
+                let mut status = mxcsr & (DAZ | ROUNDING | FTZ) | flag::ALL << MASKS;
                 let mut host = 0u32;
                 match op {
                     // SAFETY: reads and writes the four variables that it is given the addresses

@@ -7,6 +7,7 @@ mod compare;
 mod host;
 mod quick;
 mod round;
+mod unmasked;
 
 use self::host::Host as Here;
 pub(crate) use self::{
@@ -35,6 +36,8 @@ pub(crate) mod flag {
 
 /// MXCSR.DAZ: denormal operands are zeros.
 pub(crate) const DAZ: u32 = 1 << 6;
+/// MXCSR.FTZ: results that underflow are zeros, if that is masked.
+pub(crate) const FTZ: u32 = 1 << 15;
 /// By how many bits the masks lie above the flags.
 pub(crate) const MASKS: u32 = 7;
 /// MXCSR.RC and where it is: how results are rounded.
@@ -170,6 +173,9 @@ pub(crate) trait Unit {
 pub(crate) fn sse(op: Sse, a: Vector, b: Vector, mxcsr: u32) -> (Vector, u32) {
     match quick::sse(op, a, b, mxcsr) {
         Some(result) => (result, 0),
+        None if !(mxcsr >> MASKS) & (flag::OE | flag::UE) != 0 => {
+            unmasked::sse::<Here>(op, a, b, mxcsr)
+        }
         None => Here::sse(op, a, b, mxcsr),
     }
 }

@@ -76,8 +76,12 @@ macro_rules! arithmetic {
 /// What executes an instruction; conversions from and to integers by how long these are.
 pub(super) fn exec(i: &Instruction) -> Option<Exec> {
     let wide = i.op_kind(0) == OpKind::Register && i.op_register(0).is_gpr64() || from_quadword(i);
-    let exec = if wide { wide_exec(i.mnemonic()) } else { None };
-    exec.or_else(|| narrow_exec(i.mnemonic()))
+    match i.mnemonic() {
+        Mnemonic::Dppd => Some(dppd),
+        Mnemonic::Dpps => Some(dpps),
+        mnemonic if wide => wide_exec(mnemonic).or_else(|| narrow_exec(mnemonic)),
+        mnemonic => narrow_exec(mnemonic),
+    }
 }
 
 /// Whether an integer that is converted has 64 bits.
@@ -131,8 +135,6 @@ arithmetic! { narrow_exec:
     Divps(a, b, _, m) sse(Sse::DivPs, a, b, m);
     Divsd(a, b, _, m) sse(Sse::DivSd, a, b, m);
     Divss(a, b, _, m) sse(Sse::DivSs, a, b, m);
-    Dppd(a, b, imm, m) dot_product::<u64>(a, b, imm, m, Sse::MulPd, Sse::AddPd);
-    Dpps(a, b, imm, m) dot_product::<u32>(a, b, imm, m, Sse::MulPs, Sse::AddPs);
     Haddpd(a, b, _, m) neighbours::<u64>(a, b, m, Sse::AddPd);
     Haddps(a, b, _, m) neighbours::<u32>(a, b, m, Sse::AddPs);
     Hsubpd(a, b, _, m) neighbours::<u64>(a, b, m, Sse::SubPd);
@@ -226,29 +228,32 @@ fn neighbours<L: Lane>(a: Vector, b: Vector, mxcsr: u32, op: Sse) -> (Vector, u3
     sse(op, each(0), each(1), mxcsr)
 }
 
+fn dppd(core: &mut Core, op: &Op, _: &World<'_>) -> Done {
+    dot_product::<u64>(core, op, Sse::MulPd, Sse::AddPd)
+}
+
+fn dpps(core: &mut Core, op: &Op, _: &World<'_>) -> Done {
+    dot_product::<u32>(core, op, Sse::MulPs, Sse::AddPs)
+}
+
 /// Intel SDM 2, DPPS: products of the lanes that the upper half of the immediate chooses, summed
-/// two and two, to the lanes that its lower half chooses.
-fn dot_product<L: Lane>(
-    a: Vector,
-    b: Vector,
-    imm: u8,
-    mxcsr: u32,
-    mul: Sse,
-    add: Sse,
-) -> (Vector, u32) {
-    let (x, y) = (L::lanes(a), L::lanes(b));
-    let count = x.as_ref().len();
-    let chosen = |lanes: &L::Lanes, by: u8| {
-        let lanes = *lanes;
+/// two and two, to the lanes that its lower half chooses. Each step has its own exceptions: one that
+/// is not masked keeps the next from happening.
+fn dot_product<L: Lane>(core: &mut Core, op: &Op, mul: Sse, add: Sse) -> Done {
+    let chosen = |vector: Vector, by: u64| {
+        let lanes = L::lanes(vector);
         L::each(|i| if by >> i & 1 != 0 { lanes.as_ref()[i] } else { L::default() })
     };
-    let (mut sum, mut raised) = sse(mul, chosen(&x, imm >> 4), chosen(&y, imm >> 4), mxcsr);
-    for _ in 0..count.ilog2() {
-        let more;
-        (sum, more) = neighbours::<L>(sum, sum, mxcsr, add);
-        raised |= more;
+    let [a, b] = [op.dst, op.src].map(|field| chosen(core.vectors[field], op.imm >> 4));
+    let (mut sum, raised) = sse(mul, a, b, core.vectors.mxcsr);
+    core.settle(raised)?;
+    for _ in 0..L::lanes(sum).as_ref().len().ilog2() {
+        let (halved, raised) = neighbours::<L>(sum, sum, core.vectors.mxcsr, add);
+        core.settle(raised)?;
+        sum = halved;
     }
-    (chosen(&L::lanes(sum), imm), raised)
+    core.vectors[op.dst] = chosen(sum, op.imm);
+    Ok(())
 }
 
 /// ROUNDxx: the immediate says how, or that MXCSR does, and whether to tell if it was inexact.

@@ -88,8 +88,8 @@ pub(super) fn lower(l: &mut Lowering<'_>) -> Option<()> {
         for (dst, src) in [(RESULT, op.dst), (OPERAND, op.src)] {
             l.push_pure(Op { exec: from_mmx, dst, src, ..op }, from_mmx);
         }
+        l.push(l.bare(touch));
         l.push(Op { exec: function, dst: RESULT, src: OPERAND, ..op });
-        l.push_pure(l.bare(touch), touch);
         return Some(());
     }
     around(l, function);
@@ -126,6 +126,9 @@ fn around(l: &mut Lowering<'_>, function: Exec) {
     if kind(i, 0) != Place::Elsewhere {
         op.dst = RESULT;
     }
+    if kind(i, 0) != Place::Memory {
+        l.push(l.bare(touch));
+    }
     l.push(Op { exec: function, ..op });
     let after = match kind(i, 0) {
         Place::General => Some(sized!(sizes[0], to_register)),
@@ -136,7 +139,9 @@ fn around(l: &mut Lowering<'_>, function: Exec) {
     if let Some(exec) = after {
         l.push(Op { exec, dst: place[0], src: RESULT, ..op });
     }
-    l.push_pure(l.bare(touch), touch);
+    if kind(i, 0) == Place::Memory {
+        l.push_pure(l.bare(touch), touch);
+    }
 }
 
 /// Where an operand is.
@@ -176,7 +181,8 @@ fn to_mmx(core: &mut Core, op: &Op, _: &World<'_>) -> Done {
     Ok(())
 }
 
-/// Every instruction of MMX but EMMS leaves the register stack full, and at R0.
+/// Every instruction of MMX but EMMS leaves the register stack full, and at R0. AMD's processors do
+/// that once they have the operands, so that #XM and a fault of MASKMOVQ's store find it done.
 fn touch(core: &mut Core, _: &Op, _: &World<'_>) -> Done {
     let x87 = &mut core.vectors.x87;
     (x87.top, x87.full) = (0, 0xff);

@@ -17,8 +17,8 @@ mod string;
 use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 
 pub(crate) use self::moves::MXCSR_BITS;
-pub(super) use self::moves::load;
-use self::moves::{from_register, store_part, to_register};
+pub(super) use self::moves::{NEVER, load};
+use self::moves::{UNLESS_MASKED, from_register, store_part, to_register};
 use super::{Done, invalid, sized};
 use crate::{
     core::{Core, World},
@@ -180,13 +180,36 @@ fn loads(i: &Instruction) -> Exec {
             | Mnemonic::Pcmpistrm
     );
     match i.memory_size().size() {
-        1 => load::<u8, false>,
-        2 => load::<u16, false>,
-        4 => load::<u32, false>,
-        8 => load::<u64, false>,
-        _ if unaligned => load::<u128, false>,
-        _ => load::<u128, true>,
+        1 => load::<u8, NEVER>,
+        2 => load::<u16, NEVER>,
+        4 => load::<u32, NEVER>,
+        8 => load::<u64, NEVER>,
+        _ if unaligned => load::<u128, NEVER>,
+        _ if uses_low_half(i.mnemonic()) => load::<u64, UNLESS_MASKED>,
+        _ => load::<u128, UNLESS_MASKED>,
     }
+}
+
+/// Those of which AMD's processors load no more of 16 bytes than they need, which shows where the
+/// other half is not there.
+fn uses_low_half(mnemonic: Mnemonic) -> bool {
+    matches!(
+        mnemonic,
+        Mnemonic::Pslld
+            | Mnemonic::Psllq
+            | Mnemonic::Psllw
+            | Mnemonic::Psrad
+            | Mnemonic::Psraw
+            | Mnemonic::Psrld
+            | Mnemonic::Psrlq
+            | Mnemonic::Psrlw
+            | Mnemonic::Punpcklbw
+            | Mnemonic::Punpckldq
+            | Mnemonic::Punpcklqdq
+            | Mnemonic::Punpcklwd
+            | Mnemonic::Unpcklpd
+            | Mnemonic::Unpcklps
+    )
 }
 
 #[cfg(test)]
@@ -228,6 +251,15 @@ mod tests {
         assert_eq!(stack::<2>(&cpu, &ram), [0, CODE]);
         assert_eq!(vector(&step(|a| a.movups(xmm0, xmmword_ptr(rbx + 8)), |_| {}).0), None);
         assert_eq!(vector(&step(|a| a.movaps(xmmword_ptr(rbx + 8), xmm0), |_| {}).0), Some(13));
+    }
+
+    #[test]
+    fn misaligned_operands_can_be_allowed_but_not_those_of_moves() {
+        let allow = |cpu: &mut Cpu| cpu.core.vectors.mxcsr |= 1 << 17;
+        assert_eq!(vector(&step(|a| a.paddb(xmm0, xmmword_ptr(rbx + 8)), allow).0), None);
+        assert_eq!(vector(&step(|a| a.movdqa(xmm0, xmmword_ptr(rbx + 8)), allow).0), Some(13));
+        // Arithmetic is the host's, which may not have the bit.
+        assert_eq!(vector(&step(|a| a.divps(xmm0, xmmword_ptr(rbx + 8)), allow).0), None);
     }
 
     #[test]

@@ -18,19 +18,19 @@ use crate::{
 pub(super) fn lower(l: &mut Lowering<'_>) -> Option<()> {
     match l.instruction.mnemonic() {
         Mnemonic::Movapd | Mnemonic::Movaps | Mnemonic::Movdqa => {
-            whole(l, load::<u128, true>, store::<u128, true>)
+            whole(l, load::<u128, ALWAYS>, store::<u128, ALWAYS>)
         }
         Mnemonic::Lddqu | Mnemonic::Movdqu | Mnemonic::Movupd | Mnemonic::Movups => {
-            whole(l, load::<u128, false>, store::<u128, false>)
+            whole(l, load::<u128, NEVER>, store::<u128, NEVER>)
         }
         Mnemonic::Movntdq | Mnemonic::Movntdqa | Mnemonic::Movntpd | Mnemonic::Movntps => {
-            whole(l, load::<u128, true>, store::<u128, true>)
+            whole(l, load::<u128, ALWAYS>, store::<u128, ALWAYS>)
         }
         Mnemonic::Movd | Mnemonic::Movq => scalar(l),
         Mnemonic::Movhpd | Mnemonic::Movhps => part(l, None, store_high),
-        Mnemonic::Movlpd | Mnemonic::Movlps => part(l, None, store::<u64, false>),
-        Mnemonic::Movsd => part(l, Some(load::<u64, false>), store::<u64, false>),
-        Mnemonic::Movss => part(l, Some(load::<u32, false>), store::<u32, false>),
+        Mnemonic::Movlpd | Mnemonic::Movlps => part(l, None, store::<u64, NEVER>),
+        Mnemonic::Movsd => part(l, Some(load::<u64, NEVER>), store::<u64, NEVER>),
+        Mnemonic::Movss => part(l, Some(load::<u32, NEVER>), store::<u32, NEVER>),
         Mnemonic::Maskmovdqu => {
             let op = masked(l)?;
             l.push(op);
@@ -60,10 +60,10 @@ fn scalar(l: &mut Lowering<'_>) -> Option<()> {
     let size = l.size(0).min(l.size(1));
     let (mut op, form) = l.operands();
     op.exec = match form {
-        Form::RegMem if size == 4 => load::<u32, false>,
-        Form::RegMem => load::<u64, false>,
-        Form::MemReg if size == 4 => store::<u32, false>,
-        Form::MemReg => store::<u64, false>,
+        Form::RegMem if size == 4 => load::<u32, NEVER>,
+        Form::RegMem => load::<u64, NEVER>,
+        Form::MemReg if size == 4 => store::<u32, NEVER>,
+        Form::MemReg => store::<u64, NEVER>,
         _ if is_general(0) => sized!(size, to_register),
         _ if is_general(1) => sized!(size, from_register),
         _ => copy_low,
@@ -88,7 +88,13 @@ fn part(l: &mut Lowering<'_>, load: Option<Exec>, store: Exec) -> Option<()> {
     Some(())
 }
 
-pub(in crate::isa) fn load<D: Datum, const ALIGNED: bool>(
+/// Whether a memory operand has to be aligned: not at all; unless MXCSR.MM is set, as those of
+/// instructions that work something out; in any case, as those of moves.
+pub(in crate::isa) const NEVER: u8 = 0;
+pub(super) const UNLESS_MASKED: u8 = 1;
+const ALWAYS: u8 = 2;
+
+pub(in crate::isa) fn load<D: Datum, const ALIGNED: u8>(
     core: &mut Core,
     op: &Op,
     world: &World<'_>,
@@ -98,7 +104,7 @@ pub(in crate::isa) fn load<D: Datum, const ALIGNED: bool>(
     Ok(())
 }
 
-pub(super) fn store<D: Datum, const ALIGNED: bool>(
+pub(super) fn store<D: Datum, const ALIGNED: u8>(
     core: &mut Core,
     op: &Op,
     world: &World<'_>,
@@ -108,14 +114,22 @@ pub(super) fn store<D: Datum, const ALIGNED: bool>(
 }
 
 impl Core {
-    /// The address of the memory operand, which has to be a multiple of 16 if `ALIGNED`.
+    /// The address of the memory operand, which may have to be a multiple of 16.
     #[inline(always)]
-    fn aligned<const ALIGNED: bool>(&mut self, op: &Op) -> Result<u64, Stop> {
+    fn aligned<const ALIGNED: u8>(&mut self, op: &Op) -> Result<u64, Stop> {
         let at = self.address(op);
-        if ALIGNED && !at.is_multiple_of(16) {
-            return Err(self.general_protection(0));
+        if ALIGNED != NEVER && !at.is_multiple_of(16) {
+            self.misaligned::<ALIGNED>()?;
         }
         Ok(at)
+    }
+
+    #[cold]
+    fn misaligned<const ALIGNED: u8>(&mut self) -> Done {
+        if ALIGNED == ALWAYS || self.vectors.mxcsr & MXCSR_MM == 0 {
+            return Err(self.general_protection(0));
+        }
+        self.check_alignment()
     }
 }
 
@@ -207,8 +221,10 @@ fn control(l: &mut Lowering<'_>, exec: Exec) -> Option<()> {
     Some(())
 }
 
+/// MXCSR.MM: operands of 16 bytes may lie as they like (AMD64 APM 1, section 4.3.2).
+const MXCSR_MM: u32 = 1 << 17;
 /// The bits that MXCSR has.
-pub(crate) const MXCSR_BITS: u32 = 0xffff;
+pub(crate) const MXCSR_BITS: u32 = MXCSR_MM | 0xffff;
 
 fn load_control(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
     let value: u32 = core.load(core.address(op), world)?;

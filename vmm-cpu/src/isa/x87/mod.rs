@@ -12,7 +12,7 @@ use iced_x86::{Instruction, MemorySize, Mnemonic, OpKind};
 
 use super::{
     Done,
-    sse::{load, not_available},
+    sse::{NEVER, load, not_available},
 };
 use crate::{
     core::{Core, World},
@@ -100,7 +100,7 @@ enum Source {
 /// Loads a source operand. A pending exception comes before a fault of the memory.
 fn load_source<W: Word>(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
     core.await_x87()?;
-    load::<W, false>(core, op, world)
+    load::<W, NEVER>(core, op, world)
 }
 
 /// Loads 80 bits.
