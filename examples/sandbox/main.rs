@@ -20,7 +20,7 @@ use std::{
 };
 
 use signal_hook::{
-    consts::{SIGHUP, SIGINT, SIGSEGV, SIGTERM},
+    consts::{SIGHUP, SIGINT, SIGTERM},
     iterator::Signals,
     low_level::emulate_default_handler,
 };
@@ -136,7 +136,7 @@ fn status(outcome: &Outcome) -> u8 {
     let status = match outcome {
         Outcome::Exited(status) => return u8::try_from(*status).unwrap_or(FAILED),
         Outcome::Killed(Cause::Signal(signal)) => SIGNALLED + signal,
-        Outcome::Killed(Cause::Fault(_)) => SIGNALLED + SIGSEGV,
+        Outcome::Killed(Cause::Fault(fault)) => SIGNALLED + fault.signal,
         Outcome::Killed(Cause::TimedOut(_)) => i32::from(TIMED_OUT),
         _ => i32::from(FAILED),
     };

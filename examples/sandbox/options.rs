@@ -70,7 +70,9 @@ PROGRAM is a path of the host, whatever the program itself can see: an x86-64 ex
 -static, in any language. It starts in /, as user 1000. It has one thread, no network and no children.
 
 The status is the program's, or
-  128 + N  signal N ended it; 139 also stands for any exception of the processor
+  128 + N  signal N ended it, or an exception of the processor that is signal N on Linux:
+           132 an invalid instruction, 133 a trap, 135 an unaligned access, 136 an error in
+           arithmetic, 139 memory that may not be accessed
   124      it took longer than --timeout
   125      it could not be run, or was ended for another reason
 Ctrl-C stops it, whatever it does.

@@ -66,10 +66,13 @@ fn statuses_tell_how_it_ended() -> Result {
     if !runs_here("statuses_tell_how_it_ended") {
         return Ok(());
     }
-    let cases: [(&[&str], &[&str], i32, &str); 5] = [
+    let cases: [(&[&str], &[&str], i32, &str); 8] = [
         (&[], &["exit", "7"], 7, ""),
         (&[], &["abort"], 128 + 6, "sandbox: killed: signal 6\n"),
         (&[], &["crash"], 128 + 11, "write to memory that may not be at address 0x8"),
+        (&[], &["divide"], 128 + 8, "division error"),
+        (&[], &["trap"], 128 + 5, "breakpoint"),
+        (&[], &["undefined"], 128 + 4, "invalid instruction"),
         (&["--timeout", "200"], &["loop"], 124, "sandbox: killed: took longer than 200ms\n"),
         (&["--stats"], &["missing"], 0, "sandbox: system call clone, not known here: 1\n"),
     ];

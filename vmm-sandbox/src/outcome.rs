@@ -34,7 +34,7 @@ pub enum Cause {
     TimedOut(Duration),
 }
 
-/// An exception of the processor that a program caused.
+/// An exception of the processor that a program caused. No handler of the program's runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Fault {
@@ -44,6 +44,8 @@ pub struct Fault {
     pub instruction: Option<u64>,
     /// The address it wanted to reach, for a page fault.
     pub address: Option<u64>,
+    /// The signal by which Linux would have ended it.
+    pub signal: i32,
 }
 
 /// What a sandbox can do next.

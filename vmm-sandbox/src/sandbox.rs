@@ -273,7 +273,7 @@ pub struct Statistics {
 /// A program that returned from a call nobody made.
 fn strayed() -> Fault {
     let what = "the program jumped into the sandbox's stub".to_owned();
-    Fault { what, instruction: None, address: None }
+    Fault { what, instruction: None, address: None, signal: libc::SIGSEGV }
 }
 
 impl From<Exception> for Fault {
@@ -291,7 +291,18 @@ impl From<Exception> for Fault {
             19 => "SIMD floating-point error".to_owned(),
             vector => format!("exception {vector}"),
         };
-        Self { what, instruction: Some(rip), address }
+        Self { what, instruction: Some(rip), address, signal: signal(vector) }
+    }
+}
+
+/// Linux' signal for an exception (`arch/x86/kernel/traps.c`).
+fn signal(vector: u8) -> i32 {
+    match vector {
+        0 | 7 | 16 | 19 => libc::SIGFPE,
+        1 | 3 => libc::SIGTRAP,
+        6 => libc::SIGILL,
+        11 | 12 | 17 => libc::SIGBUS,
+        _ => libc::SIGSEGV,
     }
 }
 
@@ -310,7 +321,7 @@ impl From<VcpuFault> for Fault {
     fn from(fault: VcpuFault) -> Self {
         let instruction = fault.rip;
         let what = VcpuFault::new(fault.kind, None).to_string();
-        Self { what, instruction, address: None }
+        Self { what, instruction, address: None, signal: libc::SIGSEGV }
     }
 }
 

@@ -43,6 +43,12 @@ int main(int argc, char **argv)
         abort();
     if (!strcmp(what, "crash"))
         *(volatile int *)8 = 1;
+    if (!strcmp(what, "divide"))
+        __asm__ volatile("divl %%ecx" ::"a"(1), "c"(0), "d"(0));
+    if (!strcmp(what, "trap"))
+        __asm__ volatile("int3");
+    if (!strcmp(what, "undefined"))
+        __asm__ volatile("ud2");
     if (!strcmp(what, "exit"))
         return one ? atoi(one) : 0;
     if (!strcmp(what, "loop")) {
