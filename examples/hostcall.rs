@@ -13,7 +13,7 @@ const PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/sandbox/hostcal
 
 fn main() -> vmm_sandbox::Result<()> {
     let mut app = Sandbox::image(PROGRAM)
-        .host_fn("points", |word: String| word.len() as i64)
+        .host_fn("points", |word: &str| word.len() as i64)
         .timeout(Duration::from_secs(10))
         .build()?;
     app.start()?;

@@ -108,12 +108,14 @@ impl Builder {
     /// A function that the program can call by this name (`vmm_call` of `vmm_guest.h`).
     ///
     /// It runs on the sandbox's thread, between two instructions of the program. If it panics, the
-    /// program is killed.
+    /// program is killed. What the program passes is checked before: arguments that the closure does
+    /// not take (too many or few, of another kind, out of range, text that is not UTF-8) are the
+    /// program's mistake, and it is told so by `EINVAL`; the closure is not called.
     ///
     /// ```no_run
     /// # use vmm_sandbox::Sandbox;
     /// let sandbox = Sandbox::program("./guest")
-    ///     .host_fn("lookup", |key: String| -> Vec<u8> { key.to_uppercase().into_bytes() });
+    ///     .host_fn("lookup", |key: &str| -> Vec<u8> { key.to_uppercase().into_bytes() });
     /// ```
     pub fn host_fn<A>(mut self, name: impl Into<String>, function: impl HostFunction<A>) -> Self {
         self.functions.add(name.into(), function);

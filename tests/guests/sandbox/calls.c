@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <vmm_guest.h>
 
 static int64_t count;
@@ -61,14 +62,22 @@ int64_t ask_sum(int64_t n)
 }
 int64_t ask_wrongly(int64_t how)
 {
-    struct vmm_value argument = vmm_integer(1);
+    static char large[8 << 20] = {1};
+    struct vmm_value argument = vmm_integer(1), many[16];
     switch (how) {
     case 0: return vmm_call("nobody", NULL, 0, NULL);
     case 1: return vmm_call("lookup", &argument, 1, NULL);
     case 2: return vmm_call((char *)1, NULL, 0, NULL);
     case 3: return vmm_call("lookup", (void *)8, 1, NULL);
     case 4: return vmm_call("lookup", &argument, 17, NULL);
-    default: argument = vmm_bytes((void *)0x10000, -1); return vmm_call("lookup", &argument, 1, NULL);
+    case 5: argument = vmm_bytes((void *)0x10000, -1); return vmm_call("lookup", &argument, 1, NULL);
+    case 6: argument = vmm_text("\xff is not UTF-8"); return vmm_call("lookup", &argument, 1, NULL);
+    /* Address space that was reserved is no memory. */
+    case 7: argument = vmm_bytes(mmap(NULL, 1ul << 45, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), 1ul << 45);
+            return vmm_call("lookup", &argument, 1, NULL);
+    default: for (int i = 0; i < 16; i++)
+                 many[i] = vmm_bytes(large, sizeof large);
+             return vmm_call("lookup", many, 16, NULL);
     }
 }
 void *grab(size_t size) { return memset(malloc(size), 1, size); }

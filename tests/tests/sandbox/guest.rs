@@ -33,9 +33,9 @@ fn can_run_rust(test: &str, image: &[u8]) -> bool {
 fn typed() -> Builder {
     Sandbox::image(rust!("typed"))
         .args(["typed", "one"])
-        .host_fn("lookup", |key: String| key.to_uppercase().repeat(key.len()))
+        .host_fn("lookup", |key: &str| key.to_uppercase().repeat(key.len()))
         .host_fn("sum", |n: i64, plus: f64| n as f64 + plus)
-        .host_fn("count", |bytes: Vec<u8>, more: bool| bytes.len() as u64 + u64::from(more))
+        .host_fn("count", |bytes: &[u8], more: bool| bytes.len() as u64 + u64::from(more))
 }
 
 #[test]
@@ -51,7 +51,7 @@ fn the_program_of_the_readme_scores() {
         let text = text.replace("//! ", "").replace("//!", "");
         assert!(text.contains(source), "the program is shown as it is:\n{source}");
     }
-    let points = |word: String| word.len() as i64;
+    let points = |word: &str| word.len() as i64;
     let mut app = ready(Sandbox::image(image).host_fn("points", points));
     assert_eq!(app.call::<i64>("score", ("the quick brown fox",)).unwrap(), 16);
     let mut app = ready(Sandbox::image(image));

@@ -94,8 +94,9 @@ static inline long vmm_ready(void)
  * For a result of bytes it comes with a buffer, as from vmm_bytes(buffer, size), and goes with
  * their whole length; if that is more than the size, the rest was cut off.
  *
- * Returns 0, -ENOENT if there is no such function, -EINVAL if it takes other arguments, -EFAULT
- * for an address that is not the program's own, -E2BIG for too many arguments.
+ * Returns 0, -ENOENT if there is no such function, -EINVAL if it takes other arguments (text has to
+ * be UTF-8 where the host takes text), -EFAULT for an address that is not the program's own, -E2BIG
+ * for too many arguments, or more bytes in them than the program has memory.
  */
 static inline long vmm_call(const char *name, const struct vmm_value *arguments, size_t count,
                             struct vmm_value *result)

@@ -12,7 +12,7 @@ use super::value::{FromValue, IntoValue, Value};
 use crate::space::Space;
 
 /// A closure that a program can call: it takes what [`FromValue`] can take and gives what
-/// [`IntoValue`] can give. Arguments are copies.
+/// [`IntoValue`] can give. Arguments are copies; it may have up to six.
 pub trait HostFunction<A>: Send + 'static {
     /// Calls it; `None` if the arguments are not those it takes.
     fn call(&mut self, arguments: Vec<Value>) -> Option<Value>;
@@ -22,12 +22,15 @@ macro_rules! functions {
     ($(($($name:ident)*))*) => {$(
         impl<Function, Result, $($name: FromValue),*> HostFunction<($($name,)*)> for Function
         where
-            Function: FnMut($($name),*) -> Result + Send + 'static,
+            // The first tells the compiler which types they are, the second how they are passed: a
+            // `&str` of one closure is one for any lifetime.
+            Function: FnMut($($name),*) -> Result,
+            Function: for<'a> FnMut($($name::Of<'a>),*) -> Result + Send + 'static,
             Result: IntoValue,
         {
             #[allow(non_snake_case, unused_mut, reason = "a variable for each type")]
-            fn call(&mut self, arguments: Vec<Value>) -> Option<Value> {
-                let mut arguments = arguments.into_iter();
+            fn call(&mut self, mut arguments: Vec<Value>) -> Option<Value> {
+                let mut arguments = arguments.iter_mut();
                 $(let $name = $name::from_value(arguments.next()?)?;)*
                 if arguments.next().is_some() {
                     return None;
@@ -95,21 +98,23 @@ fn read_arguments(space: &Space, at: u64, count: u64) -> Result<Vec<Value>, Errn
     if count > ARGUMENTS_MAX {
         return Err(Errno::TOOBIG);
     }
+    // Several may be the same memory: the copies are no more than there is of it.
+    let mut room = space.used();
     let record = |n| at.checked_add(RECORD * n).ok_or(Errno::FAULT);
-    (0..count).map(|n| read_value(space, record(n)?)).collect()
+    (0..count).map(|n| read_value(space, record(n)?, &mut room)).collect()
 }
 
-fn read_value(space: &Space, at: u64) -> Result<Value, Errno> {
+/// Reads a value of at most `room` bytes, which become fewer by it.
+fn read_value(space: &Space, at: u64, room: &mut u64) -> Result<Value, Errno> {
     let [kind, word, len] = space.read_words(at)?;
     Ok(match kind {
         NOTHING => Value::Nothing,
         INTEGER => Value::Integer(word as i64),
         FLOAT => Value::Float(f64::from_bits(word)),
         BYTES => {
-            // Nothing is allocated for what is not there.
-            if space.mapped(word, len) < len {
-                return Err(Errno::FAULT);
-            }
+            // Nothing is allocated for what is not there, or only reserved.
+            space.check_readable(word, len)?;
+            *room = room.checked_sub(len).ok_or(Errno::TOOBIG)?;
             Value::Bytes(space.read_bytes(word, len as usize)?)
         }
         _ => return Err(Errno::INVAL),

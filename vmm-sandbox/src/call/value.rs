@@ -14,10 +14,15 @@ pub enum Value {
     Nothing,
 }
 
-/// A type that an argument of a host function can be taken as.
+/// A type that an argument of a host function can be taken as: integers, `bool`, `f64`, `&str`,
+/// `String`, `&[u8]`, `Vec<u8>`, or [`Value`] for whatever comes.
 pub trait FromValue: Sized {
-    /// Takes it; `None` if it is of another kind or out of range.
-    fn from_value(value: Value) -> Option<Self>;
+    /// The type itself; one that borrows does so for as long as the function runs.
+    type Of<'a>;
+
+    /// Takes it; `None` if it is of another kind, out of range, or text that is not UTF-8. The
+    /// program's call is answered `EINVAL` then.
+    fn from_value(value: &mut Value) -> Option<Self::Of<'_>>;
 }
 
 /// A type that a host function can give.
@@ -29,9 +34,11 @@ pub trait IntoValue {
 macro_rules! integers {
     ($($name:ident)*) => {$(
         impl FromValue for $name {
-            fn from_value(value: Value) -> Option<Self> {
+            type Of<'a> = Self;
+
+            fn from_value(value: &mut Value) -> Option<Self> {
                 match value {
-                    Value::Integer(value) => value.try_into().ok(),
+                    Value::Integer(value) => (*value).try_into().ok(),
                     _ => None,
                 }
             }
@@ -48,7 +55,9 @@ macro_rules! integers {
 integers! { i8 u8 i16 u16 i32 u32 i64 }
 
 impl FromValue for bool {
-    fn from_value(value: Value) -> Option<Self> {
+    type Of<'a> = Self;
+
+    fn from_value(value: &mut Value) -> Option<Self> {
         i64::from_value(value).map(|value| value != 0)
     }
 }
@@ -61,7 +70,9 @@ impl IntoValue for bool {
 
 /// As its 64 bits: C has no other way to say it either.
 impl FromValue for u64 {
-    fn from_value(value: Value) -> Option<Self> {
+    type Of<'a> = Self;
+
+    fn from_value(value: &mut Value) -> Option<Self> {
         i64::from_value(value).map(|value| value as Self)
     }
 }
@@ -73,9 +84,11 @@ impl IntoValue for u64 {
 }
 
 impl FromValue for f64 {
-    fn from_value(value: Value) -> Option<Self> {
+    type Of<'a> = Self;
+
+    fn from_value(value: &mut Value) -> Option<Self> {
         match value {
-            Value::Float(value) => Some(value),
+            Value::Float(value) => Some(*value),
             _ => None,
         }
     }
@@ -88,11 +101,32 @@ impl IntoValue for f64 {
 }
 
 impl FromValue for Vec<u8> {
-    fn from_value(value: Value) -> Option<Self> {
+    type Of<'a> = Self;
+
+    fn from_value(value: &mut Value) -> Option<Self> {
+        match value {
+            Value::Bytes(bytes) => Some(std::mem::take(bytes)),
+            _ => None,
+        }
+    }
+}
+
+impl FromValue for &[u8] {
+    type Of<'a> = &'a [u8];
+
+    fn from_value(value: &mut Value) -> Option<&[u8]> {
         match value {
             Value::Bytes(bytes) => Some(bytes),
             _ => None,
         }
+    }
+}
+
+impl FromValue for &str {
+    type Of<'a> = &'a str;
+
+    fn from_value(value: &mut Value) -> Option<&str> {
+        std::str::from_utf8(<&[u8]>::from_value(value)?).ok()
     }
 }
 
@@ -103,7 +137,9 @@ impl IntoValue for Vec<u8> {
 }
 
 impl FromValue for String {
-    fn from_value(value: Value) -> Option<Self> {
+    type Of<'a> = Self;
+
+    fn from_value(value: &mut Value) -> Option<Self> {
         Self::from_utf8(Vec::from_value(value)?).ok()
     }
 }
@@ -127,13 +163,35 @@ impl IntoValue for () {
 }
 
 impl FromValue for Value {
-    fn from_value(value: Value) -> Option<Self> {
-        Some(value)
+    type Of<'a> = Self;
+
+    fn from_value(value: &mut Value) -> Option<Self> {
+        Some(std::mem::replace(value, Self::Nothing))
     }
 }
 
 impl IntoValue for Value {
     fn into_value(self) -> Value {
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_value_of_a_type_is_refused() {
+        let text = |bytes: &[u8]| Value::Bytes(bytes.to_vec());
+        assert_eq!(u8::from_value(&mut Value::Integer(255)), Some(255));
+        assert_eq!(u8::from_value(&mut Value::Integer(256)), None);
+        assert_eq!(u32::from_value(&mut Value::Integer(-1)), None);
+        assert_eq!(u64::from_value(&mut Value::Integer(-1)), Some(u64::MAX));
+        assert_eq!(<&str>::from_value(&mut text(b"\xc3\xa9")), Some("\u{e9}"));
+        assert_eq!(<&str>::from_value(&mut text(b"a\xff")), None);
+        assert_eq!(String::from_value(&mut text(b"a\xff")), None);
+        assert_eq!(<&[u8]>::from_value(&mut text(b"a\xff")), Some(b"a\xff".as_slice()));
+        assert_eq!(<&str>::from_value(&mut Value::Integer(1)), None);
+        assert_eq!(f64::from_value(&mut Value::Integer(1)), None);
     }
 }

@@ -27,6 +27,12 @@ impl Space {
         })
     }
 
+    /// Whether the program has all of the range to read, before anything is allocated for it.
+    pub(crate) fn check_readable(&self, at: u64, len: u64) -> Result<(), Errno> {
+        let len = usize::try_from(len).map_err(|_| Errno::FAULT)?;
+        self.pieces(at, len, Need::Read, |_, _| {})
+    }
+
     /// Copies `data` to the program's memory.
     pub(crate) fn write(&self, at: u64, data: &[u8]) -> Result<(), Errno> {
         self.put(at, data, Need::Write)
