@@ -182,7 +182,7 @@ fn platforms(slot: &mut Slot<'_>, count: usize) -> Result<()> {
 }
 
 fn platform(slot: &mut Slot<'_>, hid: &'static str) -> Result<()> {
-    slot.platform(hid, 0x200, |_| Arc::new(Idle)).map(|_| ())
+    slot.platform(hid, 0x200, |_| Ok(Arc::new(Idle))).map(|_| ())
 }
 
 #[test]

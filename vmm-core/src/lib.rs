@@ -46,6 +46,7 @@ pub mod soft;
 #[cfg(not(feature = "soft"))]
 #[path = "soft/absent.rs"]
 pub mod soft;
+pub mod virtio;
 
 pub use error::{Error, ErrorKind, Result};
 pub use machine::Machine;

@@ -18,7 +18,7 @@ const LINES: &[&[&str]] = &[
 ];
 
 /// What devices see of `vmm-core`: whole modules, and names.
-const DEVICES_SEE_MODULES: &[&str] = &["bus", "exit", "irq", "memory", "persist"];
+const DEVICES_SEE_MODULES: &[&str] = &["bus", "exit", "irq", "memory", "persist", "virtio"];
 const DEVICES_SEE: &[&str] = &[
     "Error",
     "ErrorKind",

@@ -124,7 +124,8 @@ impl Builder {
         }
         let account = self.accounting.map(|accounting| Arc::new(Account::new(accounting)));
         let mut board = Board::new(vm.irqs(), account.clone());
-        let mut wiring = Wiring { control: Arc::new(Control::new()?), reactor: None };
+        let mut wiring =
+            Wiring { vm: Arc::clone(&vm), control: Arc::new(Control::new()?), reactor: None };
         let power = has_irqs.then(|| Box::new(Power::default()) as Box<dyn Device>);
         for device in power.into_iter().chain(self.devices) {
             plug(device, &mut board, &memory, &mut wiring)?;
@@ -133,7 +134,7 @@ impl Builder {
         if let Some(first) = vcpus.first_mut() {
             origin.load(&memory, &board, &mut **first)?;
         }
-        let Wiring { control, reactor } = wiring;
+        let Wiring { control, reactor, .. } = wiring;
         control.set_kickers(vcpus.iter().map(|vcpu| vcpu.kicker()).collect());
         let vcpus = vcpus.into_iter().map(Mutex::new).collect();
         Ok(Machine { vcpus, vm, board, memory, account, control, origin, reactor })

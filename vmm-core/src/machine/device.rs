@@ -16,7 +16,8 @@ use crate::{
     boot::{BoardDevice, is_hardware_id},
     bus::BusDevice,
     error::{Error, Result},
-    irq::{Gsi, IrqLine},
+    hv::{IoAddress, Match, Vm},
+    irq::{EventFd, Gsi, IrqLine},
     memory::{GuestAddress, GuestMemory},
 };
 
@@ -42,6 +43,7 @@ pub struct Slot<'a> {
 
 /// What slots share beside the board.
 pub(super) struct Wiring {
+    pub(super) vm: Arc<dyn Vm>,
     pub(super) control: Arc<Control>,
     /// Made for the first device that asks.
     pub(super) reactor: Option<EventLoop>,
@@ -69,6 +71,12 @@ impl<'a> Slot<'a> {
     /// The guest's memory.
     pub fn memory(&self) -> &GuestMemory {
         self.memory
+    }
+
+    /// What tells whether the machine is called to a pause or its end, and whoever is at work shall
+    /// step back.
+    pub(super) fn control(&self) -> &Arc<Control> {
+        &self.wiring.control
     }
 
     /// Puts `device` on the port bus from port `start` on, for `len` ports.
@@ -107,23 +115,36 @@ impl<'a> Slot<'a> {
     ///
     /// # Errors
     /// `BadConfig` if there is no room, or no line is free, or `hid` is no hardware ID;
-    /// `Unsupported` if the machine has no interrupt controllers.
+    /// `Unsupported` if the machine has no interrupt controllers; what `make` says.
     pub fn platform(
         &mut self,
         hid: &'static str,
         len: u32,
-        make: impl FnOnce(IrqLine) -> Arc<dyn BusDevice>,
+        make: impl FnOnce(IrqLine) -> Result<Arc<dyn BusDevice>>,
     ) -> Result<GuestAddress> {
         if !is_hardware_id(hid) {
             return Err(Error::bad_config(format!("{}: hardware ID '{hid}'", self.name)));
         }
         let line = self.irq(Place::Any)?;
         let irq = Some(line.gsi().0);
-        let at = self.mmio(Place::Any, len.into(), make(line))?;
+        let at = self.mmio(Place::Any, len.into(), make(line)?)?;
         // Windows for `Any` are below 4 GiB.
         let mmio = u32::try_from(at.0).ok().map(|at| (at, len));
         self.board.describe(BoardDevice { hid, mmio, irq, ..BoardDevice::default() });
         Ok(at)
+    }
+
+    /// From now on a matching store to `at` adds 1 to `event` instead of reaching a device, and the
+    /// guest goes on at once. `false` if the hypervisor cannot do that: stores then reach the device
+    /// whose window it is.
+    ///
+    /// # Errors
+    /// `BadConfig` if the address and match are taken, `Host` if the back end refuses.
+    pub fn doorbell(&self, at: IoAddress, matching: Match, event: &EventFd) -> Result<bool> {
+        match self.wiring.vm.doorbells() {
+            Some(bells) => bells.add(at, matching, event).map(|()| true),
+            None => Ok(false),
+        }
     }
 
     /// The reactor, which wakes the device when a descriptor of the host is ready. From the first

@@ -13,7 +13,7 @@
 use std::{
     collections::VecDeque,
     fmt,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd, RawFd},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
@@ -26,6 +26,7 @@ use super::{
 };
 use crate::{
     error::{Error, ErrorKind, HostResult, Result},
+    irq::EventFd,
     process::Owner,
 };
 
@@ -71,6 +72,10 @@ pub trait Wake: Send {
     /// # Errors
     /// What keeps the device from ever working again.
     fn wake(&mut self) -> Result<Next>;
+
+    /// The machine is about to be paused: returns when no back end works on what the device has
+    /// begun, or `give_up` says that there will be no pause. The pause waits for it.
+    fn drain(&mut self, _give_up: &dyn Fn() -> bool) {}
 }
 
 /// What a [`Wake`] wants next.
@@ -123,12 +128,37 @@ impl Reactor {
         interest: Interest,
         wake: impl Wake + 'static,
     ) -> Result<Watch> {
+        let shared = self.shared()?;
+        // Not below 3: event-manager takes 0 for none.
+        let fd = rustix::io::fcntl_dupfd_cloexec(fd, 3).host(|| "copying a descriptor")?;
+        self.insert(&shared, Watched::Any(fd), interest, Box::new(wake))
+    }
+
+    /// Like [`watch`](Self::watch), for an event that can be read.
+    ///
+    /// # Errors
+    /// As for that.
+    pub fn watch_event(&self, event: &EventFd, wake: impl Wake + 'static) -> Result<Watch> {
+        let shared = self.shared()?;
+        let event = event.try_clone().host(|| "copying an event")?;
+        self.insert(&shared, Watched::Event(event), Interest::Readable, Box::new(wake))
+    }
+
+    fn shared(&self) -> Result<Arc<Shared>> {
         let shared = self.shared.upgrade();
         let shared = shared.ok_or_else(|| Error::wrong_state("the machine is gone"))?;
         shared.owner.check()?;
-        // Not below 3: event-manager takes 0 for none.
-        let fd = rustix::io::fcntl_dupfd_cloexec(fd, 3).host(|| "copying a descriptor")?;
-        let (name, wake) = (Arc::clone(&self.name), Some(Box::new(wake) as Box<dyn Wake>));
+        Ok(shared)
+    }
+
+    fn insert(
+        &self,
+        shared: &Shared,
+        fd: Watched,
+        interest: Interest,
+        wake: Box<dyn Wake>,
+    ) -> Result<Watch> {
+        let (name, wake) = (Arc::clone(&self.name), Some(wake));
         let entry = Entry { name, fd, interest, is_watched: false, is_wanted: true, wake };
         let mut state = shared.state();
         let inserted = state.slab.insert(entry);
@@ -224,7 +254,7 @@ enum Command {
 /// One registration.
 struct Entry {
     name: Arc<str>,
-    fd: OwnedFd,
+    fd: Watched,
     interest: Interest,
     /// Registered with the event loop.
     is_watched: bool,
@@ -232,6 +262,21 @@ struct Entry {
     is_wanted: bool,
     /// `None` while it is being woken.
     wake: Option<Box<dyn Wake>>,
+}
+
+/// A copy of the descriptor that is watched.
+enum Watched {
+    Any(OwnedFd),
+    Event(EventFd),
+}
+
+impl AsRawFd for Watched {
+    fn as_raw_fd(&self) -> RawFd {
+        match self {
+            Self::Any(fd) => fd.as_raw_fd(),
+            Self::Event(event) => event.as_raw_fd(),
+        }
+    }
 }
 
 impl Entry {
@@ -274,6 +319,40 @@ impl EventLoop {
         while !control.is_called() {
             if let Err(error) = manager.run() {
                 control.end(Err(loop_error("waiting for events", error)));
+            }
+        }
+        if control.is_pausing() {
+            self.drain(control);
+        }
+    }
+
+    /// Has every device finish what it has begun.
+    fn drain(&self, control: &Control) {
+        let give_up = || !control.is_pausing();
+        let mut index = 0;
+        loop {
+            let mut state = self.shared.state();
+            let Some((tag, entry)) = state.slab.find_from(index) else { return };
+            index = tag.index + 1;
+            let (name, Some(mut wake)) = (Arc::clone(&entry.name), entry.wake.take()) else {
+                continue;
+            };
+            drop(state);
+            let drained = catch_unwind(AssertUnwindSafe(|| wake.drain(&give_up)));
+            if let Err(payload) = drained {
+                let why = panic_message(&*payload);
+                let message = format!("device '{name}' panicked: {why}");
+                control.end(Err(Error::new(ErrorKind::Poisoned, message)));
+            }
+            // A watch that was dropped meanwhile left a command for this thread, if its entry was
+            // watched; else the entry is gone.
+            let mut state = self.shared.state();
+            match state.slab.find(tag) {
+                Some(entry) => entry.wake = Some(wake),
+                None => {
+                    drop(state);
+                    drop(wake);
+                }
             }
         }
     }
@@ -335,7 +414,7 @@ impl Dispatcher {
                 // A file or the like, which never makes anyone wait. What stands for it is as
                 // ready.
                 eventfd(1).host(|| "making an eventfd").and_then(|always| {
-                    entry.fd = always;
+                    entry.fd = Watched::Any(always);
                     ops.add(entry.events(tag)).map_err(|error| loop_error("watching a file", error))
                 })
             }
@@ -449,6 +528,14 @@ impl<T> Slab<T> {
 
     fn find(&mut self, tag: Tag) -> Option<&mut T> {
         self.place(tag)?.1.as_mut()
+    }
+
+    /// The first entry from place `index` on.
+    fn find_from(&mut self, index: u16) -> Option<(Tag, &mut T)> {
+        let mut places = self.places.iter_mut().zip(0..).skip(index.into());
+        places.find_map(|((generation, entry), index)| {
+            Some((Tag { index, generation: *generation }, entry.as_mut()?))
+        })
     }
 
     /// Takes an entry out; its place stays its own.

@@ -9,11 +9,11 @@ mod marks;
 mod pages;
 mod region;
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use vm_memory::{
     Bytes, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryBackend, GuestMemoryRegion,
-    GuestRegionCollection,
+    GuestRegionCollection, VolatileSlice, bitmap::BS,
 };
 
 pub use marks::WriteMarks;
@@ -35,6 +35,10 @@ pub const HOLE_END: GuestAddress = GuestAddress(4 << 30);
 
 /// The regions as `vm-memory` sees them; what virtio queues and loaders are given.
 pub type Regions = GuestRegionCollection<RamRegion>;
+
+/// Some bytes of guest RAM that lie next to each other in this process, for those who hand them to
+/// the host's kernel.
+pub type GuestSlice<'a> = VolatileSlice<'a, BS<'a, WriteMarks>>;
 
 /// The RAM of one guest: a cheap handle, to be cloned freely and used from any thread.
 #[derive(Clone)]
@@ -109,6 +113,11 @@ impl GuestMemory {
     /// `fork()`.
     pub fn view(&self) -> impl std::ops::Deref<Target = Regions> + Clone + use<> {
         self.regions.memory()
+    }
+
+    /// Like [`view`](Self::view), to be kept for long and given to others.
+    pub(crate) fn shared_view(&self) -> Arc<Regions> {
+        self.regions.memory().into_inner()
     }
 
     /// Fills `data` from guest RAM at `at`; the range may span adjacent regions.
