@@ -176,8 +176,8 @@ impl Builder {
         self
     }
 
-    /// How many bytes the program's files in memory may take, names included: 16 MiB unless said
-    /// otherwise.
+    /// How many bytes the program's files in memory may take, names included, and what the host
+    /// keeps for files that are open, such as the names of a directory: 16 MiB unless said otherwise.
     pub fn file_limit(mut self, bytes: u64) -> Self {
         self.file_limit = bytes;
         self

@@ -40,7 +40,13 @@ pub(crate) struct Process {
 impl Process {
     /// What of it its files show.
     pub(crate) fn view(&self) -> View<'_> {
-        View { files: &self.files, space: &self.space, program: &self.name, mounted: Vec::new() }
+        View {
+            files: &self.files,
+            space: &self.space,
+            program: &self.name,
+            room: &self.namespace.room,
+            mounted: Vec::new(),
+        }
     }
 }
 

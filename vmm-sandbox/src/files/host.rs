@@ -23,7 +23,8 @@ use rustix::{
 };
 
 use super::{
-    About, File, Handle, How, Kind, Listed, Node, Place, Set, Status, View, tree::OpenDirectory,
+    About, File, Handle, How, Kind, Listed, Node, Place, Room, Set, Status, View, list::Names,
+    tree::OpenDirectory,
 };
 
 /// Opens a directory of the host as a grant.
@@ -67,15 +68,15 @@ impl Granted {
         status(self.own.as_fd())
     }
 
-    fn list(&self) -> Result<Vec<Listed>, Errno> {
+    fn list(&self, room: &Arc<Room>) -> Result<Names, Errno> {
         let file = self.reopen(OFlags::RDONLY | OFlags::DIRECTORY)?;
-        let mut names = Vec::new();
+        let mut names = Names::new(room);
         for entry in rustix::fs::Dir::new(file)? {
             let entry = entry?;
             let name = entry.file_name().to_bytes().to_vec();
             if name != b"." && name != b".." {
                 let kind = entry.file_type().as_raw_mode();
-                names.push(Listed { name, inode: entry.ino(), kind });
+                names.add(Listed { name, inode: entry.ino(), kind })?;
             }
         }
         Ok(names)
@@ -125,8 +126,8 @@ impl Node for Granted {
             if how.write {
                 return Err(Errno::ISDIR);
             }
-            let names = if how.read { self.list()? } else { Vec::new() };
-            return Ok(Handle::new(OpenDirectory::new(names, status, (place, how), view)));
+            let names = if how.read { self.list(view.room)? } else { Names::new(view.room) };
+            return Ok(Handle::new(OpenDirectory::new(names, status, (place, how), view)?));
         }
         if status.kind() != libc::S_IFREG {
             return Err(if status.is_link() { Errno::LOOP } else { Errno::ACCESS });

@@ -6,6 +6,7 @@
 
 mod device;
 mod host;
+mod list;
 mod node;
 mod path;
 mod pipe;
@@ -29,6 +30,7 @@ pub(crate) use self::{
     node::{How, Kind, Listed, Node, Set, View},
     path::{Follow, Found, MOST_PATH, Namespace, Place},
     pipe::pipe,
+    tree::Room,
 };
 
 /// The most descriptors a program may have.
@@ -37,11 +39,12 @@ const MOST: usize = 1024;
 /// The tree of a program that was given no directory: empty but for `/tmp`, and at most `limit`
 /// bytes.
 pub(crate) fn empty(limit: u64) -> Result<Namespace, Errno> {
-    let root = tree::tree(limit)?;
+    let room = Room::new(limit);
+    let root = tree::tree(&room)?;
     for (name, mode) in [(b"dev".as_slice(), 0o755), (b"proc", 0o555), (b"tmp", 0o1777)] {
         root.make(name, Kind::Directory, mode)?;
     }
-    let mut namespace = Namespace::new(root);
+    let mut namespace = Namespace::new(root, room);
     namespace.mount(b"/dev", device::directory());
     namespace.mount(b"/proc", proc::directory());
     namespace.keep_to_oneself();

@@ -4,7 +4,7 @@ use std::{any::Any, sync::Arc, time::Duration};
 
 use rustix::io::Errno;
 
-use super::{Files, Handle, Place, Status};
+use super::{Files, Handle, Place, Room, Status};
 use crate::space::Space;
 
 /// A file, a directory, a link somewhere in a program's tree.
@@ -136,6 +136,8 @@ pub(crate) struct View<'a> {
     pub(crate) files: &'a Files,
     pub(crate) space: &'a Space,
     pub(crate) program: &'a [u8],
+    /// What the host keeps for it counts against this.
+    pub(crate) room: &'a Arc<Room>,
     /// What is mounted in the directory that is opened.
     pub(crate) mounted: Vec<Listed>,
 }

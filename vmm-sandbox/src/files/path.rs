@@ -8,14 +8,15 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
-use super::{Listed, Node, View};
+use super::{Listed, Node, Room, View};
 
 /// Linux' limits of a path with its NUL, of a name, and of links on one way.
 pub(crate) const MOST_PATH: usize = 4096;
 const MOST_NAME: usize = 255;
 const MOST_LINKS: usize = 40;
-/// The deepest place that a path can name. A place keeps its way, so there is an end to it.
-const MOST_DEPTH: usize = MOST_PATH / 2;
+/// The deepest place that a program can be at. Whatever is open keeps its way, so there is an end
+/// to that, and to its names: those of a path.
+const MOST_DEPTH: usize = 256;
 
 /// A node and the way to it.
 #[derive(Clone)]
@@ -48,6 +49,8 @@ pub(crate) enum Follow {
 pub(crate) struct Namespace {
     root: Arc<dyn Node>,
     mounts: Vec<Mount>,
+    /// What its files in memory, and what the host keeps for them, may take.
+    pub(crate) room: Arc<Room>,
     /// How many of them, the last ones, are no news to who lists the directory they are in.
     own: usize,
     pub(crate) current: Place,
@@ -104,8 +107,8 @@ impl Found {
 }
 
 impl Namespace {
-    pub(crate) fn new(root: Arc<dyn Node>) -> Self {
-        Self { current: Place::root(&root), root, mounts: Vec::new(), own: 0 }
+    pub(crate) fn new(root: Arc<dyn Node>, room: Arc<Room>) -> Self {
+        Self { current: Place::root(&root), root, mounts: Vec::new(), room, own: 0 }
     }
 
     /// Puts `node` at a path from the root; a later one goes before an earlier one.
@@ -204,7 +207,8 @@ impl Namespace {
     /// What has this name there: something mounted, or the directory's own, or what only leads to
     /// something mounted.
     fn child(&self, at: &Place, name: &[u8], view: &View<'_>) -> Result<Arc<dyn Node>, Errno> {
-        if at.way.len() >= MOST_DEPTH {
+        let length: usize = at.names().chain([name]).map(|name| name.len() + 1).sum();
+        if at.way.len() >= MOST_DEPTH || length >= MOST_PATH {
             return Err(Errno::NAMETOOLONG);
         }
         let own = || at.names().chain([name]);

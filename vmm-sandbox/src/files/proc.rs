@@ -6,7 +6,8 @@ use rustix::io::Errno;
 
 use super::{
     About, File, Handle, How, Listed, Node, Place, Status, View,
-    tree::{OpenDirectory, sought},
+    list::Names,
+    tree::{Held, OpenDirectory, sought},
 };
 
 /// `st_dev` of what is made up.
@@ -38,11 +39,13 @@ impl Node for Fixed {
     }
 
     fn open(&self, how: How, place: &Place, view: &View<'_>) -> Result<Handle, Errno> {
-        let names = self.0.iter().map(|(name, node)| {
+        let mut names = Names::new(view.room);
+        for (name, node) in &self.0 {
             let status = node.status(view)?;
-            Ok(Listed { name: name.clone(), inode: status.inode, kind: status.kind() })
-        });
-        open_directory(names.collect::<Result<_, Errno>>()?, (place, how), view)
+            let (inode, kind) = (status.inode, status.kind());
+            names.add(Listed { name: name.clone(), inode, kind })?;
+        }
+        open_directory(names, (place, how), view)
     }
 
     fn find(&self, name: &[u8], _: &View<'_>) -> Result<Arc<dyn Node>, Errno> {
@@ -50,12 +53,12 @@ impl Node for Fixed {
     }
 }
 
-fn open_directory(names: Vec<Listed>, at: (&Place, How), view: &View<'_>) -> Result<Handle, Errno> {
+fn open_directory(names: Names, at: (&Place, How), view: &View<'_>) -> Result<Handle, Errno> {
     if at.1.write {
         return Err(Errno::ISDIR);
     }
     let status = made_up(libc::S_IFDIR | 0o555);
-    Ok(Handle::new(OpenDirectory::new(names, status, at, view)))
+    Ok(Handle::new(OpenDirectory::new(names, status, at, view)?))
 }
 
 fn made_up(mode: u32) -> Status {
@@ -89,7 +92,7 @@ impl Node for Own {
     fn open(&self, how: How, place: &Place, view: &View<'_>) -> Result<Handle, Errno> {
         match self {
             _ if how.write => Err(Errno::ACCESS),
-            Self::Maps => Ok(Handle::new(Text::new(maps(view), place))),
+            Self::Maps => Ok(Handle::new(Text::new(maps(view), place, view)?)),
             _ => Err(Errno::LOOP),
         }
     }
@@ -130,11 +133,12 @@ impl Node for Descriptors {
     }
 
     fn open(&self, how: How, place: &Place, view: &View<'_>) -> Result<Handle, Errno> {
-        let listed = |fd: u64| {
+        let mut names = Names::new(view.room);
+        for fd in view.files.descriptors() {
             let name = fd.to_string().into_bytes();
-            Listed { name, inode: 1000 + fd, kind: libc::S_IFLNK }
-        };
-        open_directory(view.files.descriptors().map(listed).collect(), (place, how), view)
+            names.add(Listed { name, inode: 1000 + fd, kind: libc::S_IFLNK })?;
+        }
+        open_directory(names, (place, how), view)
     }
 
     fn find(&self, name: &[u8], view: &View<'_>) -> Result<Arc<dyn Node>, Errno> {
@@ -174,11 +178,15 @@ struct Text {
     text: Vec<u8>,
     at: u64,
     place: Place,
+    /// What the text takes.
+    _held: Held,
 }
 
 impl Text {
-    fn new(text: Vec<u8>, place: &Place) -> Self {
-        Self { text, at: 0, place: place.clone() }
+    fn new(text: Vec<u8>, place: &Place, view: &View<'_>) -> Result<Self, Errno> {
+        let mut held = Held::nothing(view.room);
+        held.take(text.len() as u64)?;
+        Ok(Self { text, at: 0, place: place.clone(), _held: held })
     }
 }
 

@@ -27,7 +27,8 @@ impl World {
     }
 
     fn view(&self) -> View<'_> {
-        View { files: &self.files, space: &self.space, program: b"/p", mounted: Vec::new() }
+        let (files, space, room) = (&self.files, &self.space, &self.namespace.room);
+        View { files, space, program: b"/p", room, mounted: Vec::new() }
     }
 
     fn walk(&self, path: &str, follow: Follow) -> Result<Found, Errno> {
@@ -225,8 +226,9 @@ fn a_tree_of_any_depth_is_taken_apart() {
         at = at.make(b"d", Kind::Directory, 0o755).unwrap();
     }
     drop(at);
-    let path = "/tmp".to_owned() + &"/d".repeat(2046);
-    assert!(world.way(&path).is_ok());
+    let path = |depth| "/tmp".to_owned() + &"/d".repeat(depth);
+    assert!(world.way(&path(255)).is_ok());
+    assert_eq!(world.way(&path(256)), Err(Errno::NAMETOOLONG));
     drop(world);
 }
 
@@ -241,6 +243,54 @@ fn a_place_has_its_depth() {
     }
     assert_eq!(world.way("d"), Err(Errno::NAMETOOLONG));
     assert!(world.way("../../..").is_ok());
+}
+
+#[test]
+fn the_path_of_a_place_is_no_longer_than_a_path() {
+    let mut world = World::new(4 << 20);
+    let name = "n".repeat(255);
+    while world.make(&name, Kind::Directory).is_ok() {
+        world.namespace.current = world.walk(&name, Follow::Last).unwrap().there().unwrap();
+    }
+    let length = world.namespace.current.path().len();
+    assert!((3800..4096).contains(&length), "{length}");
+}
+
+#[test]
+fn second_names_count() {
+    let world = World::new(64 << 10);
+    let file = world.make("/f", Kind::File).unwrap();
+    let root = world.namespace.current.node();
+    let made = (0..10_000).take_while(|n| root.link(n.to_string().as_bytes(), &file).is_ok());
+    let made = made.count();
+    assert!((500..1000).contains(&made), "{made}");
+    (0..made).for_each(|n| world.remove(&n.to_string(), false).unwrap());
+    assert!(world.left() > 60 << 10);
+}
+
+#[test]
+fn lists_of_what_is_no_tree_in_memory_count() {
+    let directory = tempfile::tempdir().unwrap();
+    for n in 0..300 {
+        std::fs::write(directory.path().join(format!("{n:0100}")), "").unwrap();
+    }
+    let mut world = World::new(64 << 10);
+    world.namespace.mount(b"/host", super::grant(directory.path(), true).unwrap());
+    let left = world.left();
+    let open = world.open("/host", READ).unwrap();
+    assert!(world.left() < left - 30_000);
+    assert_eq!(world.open("/host", READ).err(), Some(Errno::NOMEM));
+    drop(open);
+    assert_eq!(world.left(), left);
+    let space = &mut world.space;
+    for n in 0..1000 {
+        space.map(0x20_0000 + 2 * n * 4096, 4096, crate::space::Protection::NONE).unwrap();
+    }
+    let open = world.open("/proc/self/maps", READ).unwrap();
+    assert!(world.left() < left - 30_000);
+    assert_eq!(world.open("/proc/self/maps", READ).err(), Some(Errno::NOMEM));
+    drop(open);
+    assert_eq!(world.left(), left);
 }
 
 #[test]

@@ -16,21 +16,28 @@ use std::{
 
 use rustix::io::Errno;
 
-use super::{About, File, Handle, How, Kind, Listed, Node, Place, Set, Status, View, now};
+use super::{
+    About, File, Handle, How, Kind, Listed, Node, Place, Set, Status, View, list::Names, now,
+};
 
-/// What a node and its name cost beside their bytes.
+/// What a node and its first name, and each further name, cost beside their bytes.
 const NODE: u64 = 256;
+const ENTRY: u64 = 64;
 /// `st_dev` of everything in memory.
 const DEVICE: u64 = 1;
 
 /// What a tree may still grow, and its next inode number.
 #[derive(Debug)]
-struct Room {
+pub(crate) struct Room {
     left: AtomicU64,
     inodes: AtomicU64,
 }
 
 impl Room {
+    pub(super) fn new(limit: u64) -> Arc<Self> {
+        Arc::new(Self { left: AtomicU64::new(limit), inodes: AtomicU64::new(2) })
+    }
+
     fn take(&self, bytes: u64) -> Result<(), Errno> {
         let taken = self.left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(bytes));
         taken.map(drop).map_err(|_| Errno::NOSPC)
@@ -119,10 +126,9 @@ pub(super) struct Directory {
 
 type Entries = BTreeMap<Vec<u8>, Arc<dyn Node>>;
 
-/// An empty tree that may take so many bytes.
-pub(crate) fn tree(limit: u64) -> Result<Arc<dyn Node>, Errno> {
-    let room = Arc::new(Room { left: AtomicU64::new(limit), inodes: AtomicU64::new(2) });
-    Ok(Directory::new(&room, 0o755, Weak::new())?)
+/// An empty tree in this room.
+pub(super) fn tree(room: &Arc<Room>) -> Result<Arc<dyn Node>, Errno> {
+    Ok(Directory::new(room, 0o755, Weak::new())?)
 }
 
 impl Directory {
@@ -163,7 +169,7 @@ impl Directory {
         if self.is_removed() {
             return Err(Errno::NOENT);
         }
-        self.common.room.take(name.len() as u64)?;
+        self.common.room.take(cost(name))?;
         self.put(name, node);
         Ok(())
     }
@@ -176,7 +182,7 @@ impl Directory {
 
     fn take(&self, name: &[u8]) -> Option<Arc<dyn Node>> {
         let node = self.entries().remove(name)?;
-        self.common.room.give(name.len() as u64);
+        self.common.room.give(cost(name));
         self.common.touch();
         Some(node)
     }
@@ -197,10 +203,28 @@ impl Drop for Directory {
     }
 }
 
+/// What a name in a directory takes.
+fn cost(name: &[u8]) -> u64 {
+    ENTRY + name.len() as u64
+}
+
 /// Room that is given back when it is dropped.
-struct Held {
+pub(super) struct Held {
     room: Arc<Room>,
     bytes: u64,
+}
+
+impl Held {
+    pub(super) fn nothing(room: &Arc<Room>) -> Self {
+        Self { room: Arc::clone(room), bytes: 0 }
+    }
+
+    /// Takes more; `NOMEM` if there is none: it is no file that has no space.
+    pub(super) fn take(&mut self, bytes: u64) -> Result<(), Errno> {
+        self.room.take(bytes).map_err(|_| Errno::NOMEM)?;
+        self.bytes += bytes;
+        Ok(())
+    }
 }
 
 impl Drop for Held {
@@ -230,20 +254,13 @@ impl Node for Directory {
         if how.write {
             return Err(Errno::ISDIR);
         }
-        // The list is a copy, and counts as such.
-        let len = |name: &Vec<u8>| name.len() + size_of::<Listed>();
-        let bytes = self.entries().keys().map(len).sum::<usize>() as u64;
-        let room = &self.common.room;
-        room.take(bytes).map_err(|_| Errno::NOMEM)?;
-        let held = Held { room: Arc::clone(room), bytes };
-        let mut names = Vec::new();
+        let mut names = Names::new(view.room);
         for (name, node) in self.entries().iter() {
             let status = node.status(view)?;
-            names.push(Listed { name: name.clone(), inode: status.inode, kind: status.kind() });
+            let (inode, kind) = (status.inode, status.kind());
+            names.add(Listed { name: name.clone(), inode, kind })?;
         }
-        let mut open = OpenDirectory::new(names, self.status(view)?, (place, how), view);
-        open.held = Some(held);
-        Ok(Handle::new(open))
+        Ok(Handle::new(OpenDirectory::new(names, self.status(view)?, (place, how), view)?))
     }
 
     fn find(&self, name: &[u8], _: &View<'_>) -> Result<Arc<dyn Node>, Errno> {
@@ -322,10 +339,10 @@ impl Node for Directory {
             }
         }
         // First what may fail: a name that is lost on the way is lost for good.
-        to.common.room.take(new.len() as u64)?;
+        to.common.room.take(cost(new))?;
         if let Some(there) = there {
             let removed = to.remove(new, directory(&there).is_some());
-            removed.inspect_err(|_| to.common.room.give(new.len() as u64))?;
+            removed.inspect_err(|_| to.common.room.give(cost(new)))?;
         }
         to.put(new, Arc::clone(&node));
         self.take(name);
@@ -573,28 +590,29 @@ pub(super) struct OpenDirectory {
     status: Status,
     place: Place,
     how: How,
-    /// What the list takes, if that counts.
-    held: Option<Held>,
+    /// What the list takes.
+    _held: Held,
 }
 
 impl OpenDirectory {
     /// With what is mounted in it.
     pub(super) fn new(
-        names: Vec<Listed>,
+        mut names: Names,
         status: Status,
         (place, how): (&Place, How),
         view: &View<'_>,
-    ) -> Self {
+    ) -> Result<Self, Errno> {
+        for listed in &view.mounted {
+            if !names.all.iter().any(|known| known.name == listed.name) {
+                names.add(listed.clone())?;
+            }
+        }
         let kind = libc::S_IFDIR;
         let dots = [b".".to_vec(), b"..".to_vec()];
         let dots = dots.into_iter().map(|name| Listed { name, inode: status.inode, kind });
-        let mut names: Vec<_> = dots.chain(names).collect();
-        for listed in &view.mounted {
-            if !names.iter().any(|known| known.name == listed.name) {
-                names.push(listed.clone());
-            }
-        }
-        Self { names, next: 0, status, place: place.clone(), how, held: None }
+        let Names { all, held } = names;
+        let names = dots.chain(all).collect();
+        Ok(Self { names, next: 0, status, place: place.clone(), how, _held: held })
     }
 }
 
