@@ -99,6 +99,24 @@ fn after_fork_the_child_gets_wrong_process_and_the_parent_goes_on() {
 }
 
 #[test]
+fn a_child_has_machines_of_its_own_and_its_child_has_not() {
+    let test = "a_child_has_machines_of_its_own_and_its_child_has_not";
+    let Some(kvm) = this_host::kvm_for(test) else { return };
+    let parents = machine(&kvm, SEVEN);
+    let is_refused = |machine: &Machine| {
+        machine.run().is_err_and(|error| error.kind() == ErrorKind::WrongProcess)
+    };
+    let status = in_child(|| {
+        let own: Arc<dyn Hypervisor> = vmm_core::kvm::Kvm::open().unwrap().into();
+        let childs = machine(&own, SEVEN);
+        let grandchild = in_child(|| is_refused(&parents) && is_refused(&childs));
+        is_refused(&parents) && grandchild == 0 && childs.run().unwrap() == Outcome::PowerOff(7)
+    });
+    assert_eq!(status, 0);
+    assert_eq!(parents.run().unwrap(), Outcome::PowerOff(7));
+}
+
+#[test]
 fn a_sandbox_is_its_own_process_s() {
     let test = "a_sandbox_is_its_own_process_s";
     let Some(kvm) = this_host::kvm_for(test) else { return };

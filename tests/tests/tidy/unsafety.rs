@@ -15,6 +15,7 @@ const ALLOWED: &[&str] = &[
     "vmm-core/src/kvm",
     "vmm-core/src/memory/access",
     "vmm-core/src/memory/region",
+    "vmm-core/src/process",
     "vmm-core/src/reactor",
     "vmm-core/src/soft/layout",
     "vmm-cpu/src/fp",

@@ -15,7 +15,7 @@ pub mod script;
 
 use std::{fmt, sync::Arc, time::Instant};
 
-pub use kick::{DEFAULT_KICK_SIGNAL, Kicker, set_kick_signal};
+pub use kick::{DEFAULT_KICK_SIGNAL, Kicker, Listening, set_kick_signal};
 pub(crate) use kick::{
     Entry, KickTarget, Woken, block_other_signals, kick_signal, listen, wait_readable,
 };
