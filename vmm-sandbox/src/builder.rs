@@ -237,7 +237,7 @@ impl Builder {
         syscall::fill_random(&mut random)
             .map_err(|errno| Error::host("reading random numbers", errno.raw_os_error()))?;
         let (uid, gid) = self.user;
-        let (layout, regs) = load::load(
+        let (layout, rsp) = load::load(
             &mut space,
             &program,
             &Start {
@@ -251,7 +251,7 @@ impl Builder {
                 hardware: model.leaf(1, 0).map_or(0, |leaf| leaf.regs[3]),
             },
         )?;
-        cpu.enter(&space, &regs)?;
+        cpu.start(program.entry, rsp)?;
         let namespace = grant::namespace(self.file_limit, self.mounts)?;
         let captured = [self.stdout.captured(), self.stderr.captured()];
         let streams = [Handle::new(self.stdin), Handle::new(self.stdout), Handle::new(self.stderr)];

@@ -18,7 +18,10 @@ use rustix::{
     event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll},
     io::Errno,
 };
-use vmm_core::hv::Kicker;
+use vmm_core::{
+    Error,
+    hv::{Kicker, Listening},
+};
 
 use crate::{clock::thread_time, outcome::Cause};
 
@@ -72,28 +75,47 @@ struct Run {
     processor: Option<Duration>,
 }
 
+/// Which runs are timed. Looking at the clock is a tenth of an empty call.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Timed {
+    /// Time is limited, or the program has asked for it.
+    All,
+    First,
+    None,
+}
+
 /// Watches over the runs of one program.
 pub(crate) struct Watch {
     limits: Limits,
     shared: Arc<Shared>,
+    timed: Timed,
+    /// The run that is going on, if it is timed.
     run: Option<Run>,
-    /// What the runs before this one have taken.
+    /// What the runs before it have taken, as far as they were timed.
     spent: Duration,
 }
 
 impl Watch {
     pub(crate) fn new(limits: Limits, kicker: Kicker) -> Self {
         let shared = Shared { kicker, cancelled: AtomicBool::new(false), wake: OnceLock::new() };
-        Self { limits, shared: Arc::new(shared), run: None, spent: Duration::ZERO }
+        let limited = limits.time.is_some() || limits.cpu_time.is_some();
+        let timed = if limited { Timed::All } else { Timed::First };
+        Self { limits, shared: Arc::new(shared), timed, run: None, spent: Duration::ZERO }
     }
 
     pub(crate) fn canceller(&self) -> Canceller {
         Canceller(Arc::clone(&self.shared))
     }
 
+    /// Prepares this thread for what ends a run from elsewhere. Fails in a child of `fork()`, which
+    /// has neither the vCPU nor the program's memory.
+    pub(crate) fn listen(&self) -> Result<Listening, Error> {
+        self.shared.kicker.listen()
+    }
+
     /// A run begins, or goes on after an interruption.
     pub(crate) fn begin(&mut self) {
-        if self.run.is_none() {
+        if self.run.is_none() && self.timed != Timed::None {
             let processor = self.limits.cpu_time.map(|_| thread_time());
             self.run = Some(Run { began: Instant::now(), processor });
         }
@@ -101,13 +123,19 @@ impl Watch {
 
     /// The run is over.
     pub(crate) fn end(&mut self) {
-        self.spent = self.time();
-        self.run = None;
+        if let Some(run) = self.run.take() {
+            self.spent += run.began.elapsed();
+        }
+        if self.timed == Timed::First {
+            self.timed = Timed::None;
+        }
     }
 
     /// How long the program has run, the host's work for it and its waits included: its own idea of
-    /// processor time.
-    pub(crate) fn time(&self) -> Duration {
+    /// processor time. Calls may count only from when it is first asked for.
+    pub(crate) fn time(&mut self) -> Duration {
+        self.timed = Timed::All;
+        self.begin();
         self.spent + self.run.map_or(Duration::ZERO, |run| run.began.elapsed())
     }
 
@@ -242,7 +270,7 @@ mod tests {
         let (reader, _writer) = std::io::pipe().unwrap();
         // Some hosts count processor time in ticks of 10 ms.
         let limit = Duration::from_millis(100);
-        let watch = watch(Limits { cpu_time: Some(limit), ..Limits::default() });
+        let mut watch = watch(Limits { cpu_time: Some(limit), ..Limits::default() });
         let fd = [PollFd::from_borrowed_fd(reader.as_fd(), PollFlags::IN)];
         assert_eq!(watch.wait(&fd, Some(5 * limit)), Ok(vec![PollFlags::empty()]));
         assert_eq!(watch.take_cause(), None);

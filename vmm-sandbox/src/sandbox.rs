@@ -93,7 +93,7 @@ impl Sandbox {
         if self.state != State::New {
             return Err(Error::wrong_state(format!("start: {}", self.state)));
         }
-        self.cpu.check()?;
+        let _listening = self.process.watch.listen()?;
         let stop = self.run()?;
         let outcome = match stop {
             Stop::Exited(status) => Outcome::Exited(status),
@@ -131,7 +131,7 @@ impl Sandbox {
         if self.state != State::Ready {
             return Err(Error::wrong_state(format!("call of {name:?}: {}", self.state)));
         }
-        self.cpu.check()?;
+        let _listening = self.process.watch.listen()?;
         let function = self.program.symbol(name);
         let function = function
             .ok_or_else(|| Error::not_found(format!("the program has no symbol {name:?}")))?;
@@ -139,8 +139,8 @@ impl Sandbox {
         arguments.pass_all(&mut passed);
         let space = &mut self.process.space;
         let ends = (self.stack, self.process.mappings_end);
-        let placed = self.scratch.place(space, &self.cpu, passed, function, ends)?;
-        self.cpu.enter(&self.process.space, &placed.regs)?;
+        let placed = self.scratch.place(space, passed, function, ends)?;
+        self.cpu.call(&placed.call)?;
         let registers = self.finish(name)?;
         placed.copy_back(&self.process.space)?;
         let (space, memory) = (&self.process.space, self.process.memory);

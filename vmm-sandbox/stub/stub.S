@@ -22,12 +22,12 @@ table:
         .quad   edit
         .quad   exceptions
         .quad   call_with_floats
-        .quad   call_return
+        .quad   call
         .quad   call_returned
 
-// Ring 0, with a frame of RIP, CS, RFLAGS, RSP and SS at RSP: to the program, all registers as they are.
+// Ring 0: to the program at RCX with the flags in R11; the other registers are its own, RSP too.
 enter:
-        iretq
+        sysretq
 
 // LSTAR where SYSCALL enters ring 0: RCX and R11 have the program's RIP and RFLAGS, the other
 // registers are its own, RSP too.
@@ -59,21 +59,21 @@ edit:
         outb    %al, $CALL_PORT
         hlt
 
-// Where the host calls a function that takes floating-point arguments: R11 points to eight of them,
-// R10 is the function. Ring 3.
+// Ring 3: where the host calls a function, RBX. Its arguments are in registers and at RSP, but for
+// the fourth, which is in R10 as at a system call, and floating-point ones: R12 points to eight of
+// them. The host knows the SYSCALL by its RCX.
 call_with_floats:
-        movsd   0(%r11), %xmm0
-        movsd   8(%r11), %xmm1
-        movsd   16(%r11), %xmm2
-        movsd   24(%r11), %xmm3
-        movsd   32(%r11), %xmm4
-        movsd   40(%r11), %xmm5
-        movsd   48(%r11), %xmm6
-        movsd   56(%r11), %xmm7
-        jmp     *%r10
-
-// What a function called by the host returns to. The host knows this SYSCALL by its RCX. Ring 3.
-call_return:
+        movsd   0(%r12), %xmm0
+        movsd   8(%r12), %xmm1
+        movsd   16(%r12), %xmm2
+        movsd   24(%r12), %xmm3
+        movsd   32(%r12), %xmm4
+        movsd   40(%r12), %xmm5
+        movsd   48(%r12), %xmm6
+        movsd   56(%r12), %xmm7
+call:
+        movq    %r10, %rcx
+        call    *%rbx
         movq    %xmm0, %rdi
         syscall
 call_returned:

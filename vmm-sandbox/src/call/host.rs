@@ -1,7 +1,7 @@
 //! Functions of the host that a program may call (`vmm_call` of `vmm_guest.h`).
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
 };
@@ -47,7 +47,7 @@ type Closure = Box<dyn FnMut(Vec<Value>) -> Option<Value> + Send>;
 
 /// The functions of a sandbox, by name.
 #[derive(Default)]
-pub(crate) struct HostFunctions(HashMap<Vec<u8>, Closure>);
+pub(crate) struct HostFunctions(BTreeMap<Vec<u8>, Closure>);
 
 /// A host function that panicked: its name, and what it said.
 pub(crate) struct Panicked(pub(crate) String, pub(crate) String);

@@ -1,11 +1,11 @@
 //! Lays a call out in registers, on the stack and in scratch memory (System V ABI for x86-64, 3.2.3).
 
 use rustix::io::Errno;
-use vmm_core::{Error, Result, arch::Regs};
+use vmm_core::{Error, Result};
 
 use super::argument::{Passed, Word};
 use crate::{
-    cpu::Cpu,
+    cpu::{Floats, FunctionCall},
     space::{PAGE, Protection, Space},
 };
 
@@ -29,8 +29,7 @@ struct Back<'a> {
 
 /// A call that was laid out.
 pub(crate) struct Placed<'a> {
-    /// What to enter the program with.
-    pub(crate) regs: Regs,
+    pub(crate) call: FunctionCall,
     back: Vec<Back<'a>>,
 }
 
@@ -44,7 +43,6 @@ impl Scratch {
     pub(crate) fn place<'a>(
         &mut self,
         space: &mut Space,
-        cpu: &Cpu,
         passed: Passed<'a>,
         function: u64,
         (stack, top): (u64, u64),
@@ -81,14 +79,16 @@ impl Scratch {
                 }
             }
         }
-        let mut regs = enter(space, cpu, function, stack, &integers)?;
-        if !numbers.is_empty() {
-            regs.rax = numbers.len() as u64;
-            numbers.resize(FLOAT_REGISTERS, 0);
-            space.write_words(self.at, &numbers).map_err(lost)?;
-            (regs.r10, regs.r11, regs.rip) = (function, self.at, cpu.float_entry());
-        }
-        Ok(Placed { regs, back })
+        let (integers, rsp) = distribute(space, stack, &integers)?;
+        let floats = match numbers.len() as u64 {
+            0 => None,
+            count => {
+                numbers.resize(FLOAT_REGISTERS, 0);
+                space.write_words(self.at, &numbers).map_err(lost)?;
+                Some(Floats { at: self.at, count })
+            }
+        };
+        Ok(Placed { call: FunctionCall { function, rsp, integers, floats }, back })
     }
 
     /// Makes it at least so large.
@@ -131,20 +131,15 @@ impl Word<'_> {
     }
 }
 
-/// The registers that enter `function`; arguments beyond six go on the stack, above its return
-/// address.
-fn enter(space: &Space, cpu: &Cpu, function: u64, stack: u64, integers: &[u64]) -> Result<Regs> {
+/// What goes in registers, and RSP with the rest on the stack.
+fn distribute(space: &Space, stack: u64, integers: &[u64]) -> Result<([u64; 6], u64)> {
     let (in_registers, on_stack) = integers.split_at(integers.len().min(INTEGER_REGISTERS));
-    let mut frame = vec![cpu.return_address()];
-    frame.extend(on_stack);
-    let rsp = ((stack - 8 * frame.len() as u64) & !0xf) - 8;
-    space.write_words(rsp, &frame).map_err(|_| {
-        Error::bad_config(format!("the program's stack has no room for a call at {rsp:#x}"))
+    let rsp = stack.saturating_sub(8 * on_stack.len() as u64) & !0xf;
+    space.write_words(rsp, on_stack).map_err(|_| {
+        Error::bad_config(format!("the program's stack has no room for arguments at {rsp:#x}"))
     })?;
     let mut next = in_registers.iter().copied();
-    let mut argument = || next.next().unwrap_or(0);
-    let [rdi, rsi, rdx, rcx, r8, r9] = std::array::from_fn(|_| argument());
-    Ok(Regs { rip: function, rsp, rdi, rsi, rdx, rcx, r8, r9, ..Regs::default() })
+    Ok((std::array::from_fn(|_| next.next().unwrap_or(0)), rsp))
 }
 
 fn c_string(text: &str) -> Result<Vec<u8>> {

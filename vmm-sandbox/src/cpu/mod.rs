@@ -20,7 +20,7 @@ use vmm_core::{
     memory::GuestAddress,
 };
 
-use self::stub::{CALL_PORT, EXCEPTION_PORT, EXCEPTIONS, Stub, USER_CODE, USER_DATA};
+use self::stub::{CALL_PORT, EXCEPTION_PORT, EXCEPTIONS, Stub};
 use crate::space::Space;
 
 /// How system calls reach the host.
@@ -58,6 +58,24 @@ pub(crate) enum Event {
     Interrupted,
     /// Someone wants the processor to stop, or its deadline has passed.
     Kicked,
+}
+
+/// A call of a function, by the System V ABI.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FunctionCall {
+    pub(crate) function: u64,
+    /// A multiple of 16. Arguments beyond the registers are there.
+    pub(crate) rsp: u64,
+    pub(crate) integers: [u64; 6],
+    pub(crate) floats: Option<Floats>,
+}
+
+/// The floating-point arguments of a function.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Floats {
+    /// Where they are: eight, whatever their number.
+    pub(crate) at: u64,
+    pub(crate) count: u64,
 }
 
 /// What a function leaves, by the System V ABI.
@@ -119,11 +137,6 @@ impl Cpu {
         Ok(Self { vcpu, stub, entry, has_deadline: false })
     }
 
-    /// Fails in a child of `fork()`, which has neither the vCPU nor the program's memory.
-    pub(crate) fn check(&self) -> Result<()> {
-        self.vcpu.regs().map(|_| ())
-    }
-
     pub(crate) fn kicker(&self) -> Kicker {
         self.vcpu.kicker()
     }
@@ -137,12 +150,29 @@ impl Cpu {
         Ok(())
     }
 
-    /// Puts the program at `regs`, all of them but RFLAGS. Not after a kick or an interruption.
-    pub(crate) fn enter(&mut self, space: &Space, regs: &Regs) -> Result<()> {
-        let (code, data) = (u64::from(USER_CODE), u64::from(USER_DATA));
-        self.stub.set_frame(space, &[regs.rip, code, PROGRAM_FLAGS, regs.rsp, data]);
-        let (rip, rsp) = (self.stub.at.enter, Stub::frame_address());
-        self.vcpu.set_regs(&Regs { rip, rsp, rflags: rflags::FIXED, ..*regs })
+    /// Puts the program at `rip`, with all registers that its code may look at but RSP zero. Not
+    /// after a kick.
+    pub(crate) fn start(&mut self, rip: u64, rsp: u64) -> Result<()> {
+        self.enter(rip, Regs { rsp, ..Regs::default() })
+    }
+
+    /// Has the program execute a function. Not after a kick.
+    pub(crate) fn call(&mut self, call: &FunctionCall) -> Result<()> {
+        let FunctionCall { function: rbx, rsp, integers, floats } = *call;
+        let [rdi, rsi, rdx, r10, r8, r9] = integers;
+        let regs = Regs { rbx, rsp, rdi, rsi, rdx, r8, r9, r10, ..Regs::default() };
+        match floats {
+            None => self.enter(self.stub.at.call, regs),
+            // RAX: a function with variable arguments looks there.
+            Some(Floats { at: r12, count: rax }) => {
+                self.enter(self.stub.at.call_with_floats, Regs { rax, r12, ..regs })
+            }
+        }
+    }
+
+    fn enter(&mut self, rcx: u64, regs: Regs) -> Result<()> {
+        let (rip, rflags, r11) = (self.stub.at.enter, rflags::FIXED, PROGRAM_FLAGS);
+        self.vcpu.set_regs(&Regs { rip, rflags, rcx, r11, ..regs })
     }
 
     /// Puts the result of a system call.
@@ -156,17 +186,6 @@ impl Cpu {
             Entry::Syscall => call.rsp,
             Entry::Trap => self.stub.frame(space, call.rsp).map_or(0, |[.., rsp, _]| rsp),
         }
-    }
-
-    /// Where a function that the host calls returns to.
-    pub(crate) fn return_address(&self) -> u64 {
-        self.stub.at.call_return
-    }
-
-    /// Where to enter a function with floating-point arguments: R10 is the function, R11 points to
-    /// eight numbers.
-    pub(crate) fn float_entry(&self) -> u64 {
-        self.stub.at.call_with_floats
     }
 
     /// The base of FS, where a program's thread-local storage is.
@@ -199,7 +218,7 @@ impl Cpu {
             return Ok(stopped);
         }
         match self.vcpu.run(&Ports)? {
-            VcpuExit::HostCall => self.call(space),
+            VcpuExit::HostCall => self.called(space),
             exit => self.other(space, exit),
         }
     }
@@ -239,7 +258,7 @@ impl Cpu {
     }
 
     /// What a call by the stub means.
-    fn call(&self, space: &Space) -> Result<Event> {
+    fn called(&self, space: &Space) -> Result<Event> {
         let regs = self.vcpu.regs()?;
         if self.entry == Entry::Trap
             && let Some([rip, ..]) = self.stub.frame(space, regs.rsp)

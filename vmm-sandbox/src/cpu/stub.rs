@@ -31,15 +31,15 @@ const RING0_CODE: u16 = 0x10;
 const RING0_DATA: u16 = 0x18;
 /// SYSRET takes ring 3's from here: data next, 64-bit code behind it.
 const SYSRET_BASE: u64 = 0x23;
-pub(super) const USER_DATA: u16 = 0x2b;
-pub(super) const USER_CODE: u16 = 0x33;
+const USER_DATA: u16 = 0x2b;
+const USER_CODE: u16 = 0x33;
 const TASK_STATE: u16 = 0x40;
 
 /// The vector of INT3.
 pub(super) const BREAKPOINT: u8 = 3;
 
 /// The bytes of an interrupt frame.
-pub(super) const FRAME_SIZE: u64 = 40;
+const FRAME_SIZE: u64 = 40;
 
 /// Addresses in the code page: the table that `stub.S` starts with, in its order.
 #[derive(Clone, Copy, Debug)]
@@ -54,7 +54,7 @@ pub(super) struct Addresses {
     pub(super) edit: u64,
     pub(super) exceptions: u64,
     pub(super) call_with_floats: u64,
-    pub(super) call_return: u64,
+    pub(super) call: u64,
     pub(super) call_returned: u64,
 }
 
@@ -74,7 +74,7 @@ impl Addresses {
             edit: next(),
             exceptions: next(),
             call_with_floats: next(),
-            call_return: next(),
+            call: next(),
             call_returned: next(),
         }
     }
@@ -147,11 +147,6 @@ impl Stub {
         SYSRET_BASE << 48 | u64::from(RING0_CODE) << 32
     }
 
-    /// Where ring 0's stack has its first frame: RSP at the entry of a handler without error code.
-    pub(super) fn frame_address() -> u64 {
-        DATA + PAGE - FRAME_SIZE
-    }
-
     /// The frame at an address, if it lies in the stub's stack.
     pub(super) fn frame(&self, space: &Space, at: u64) -> Option<Frame> {
         let offset = at.checked_sub(DATA).filter(|offset| *offset <= PAGE - FRAME_SIZE)?;
@@ -168,11 +163,6 @@ impl Stub {
         let mut word = [0; 8];
         space.read_system(self.data, offset, &mut word);
         Some(u64::from_le_bytes(word))
-    }
-
-    /// Puts the frame that [`Addresses::enter`] returns by.
-    pub(super) fn set_frame(&self, space: &Space, frame: &Frame) {
-        space.write_system(self.data, PAGE - FRAME_SIZE, &bytes(frame));
     }
 
     /// Puts page-table entries where the stub's edit takes them from; gives the address.
@@ -217,10 +207,10 @@ mod tests {
     fn the_image_fits_its_page_and_starts_with_its_addresses() {
         assert!(IMAGE.len() as u64 <= PAGE, "{:#x}", IMAGE.len());
         let at = Addresses::of_image();
-        let all = [at.enter, at.edit, at.exceptions, at.call_return, at.call_returned];
+        let all = [at.enter, at.edit, at.exceptions, at.call, at.call_returned];
         assert!(all.iter().all(|a| (CODE..CODE + IMAGE.len() as u64).contains(a)), "{at:x?}");
         let code = |address: u64| &IMAGE[(address - CODE) as usize..];
-        assert_eq!(code(at.enter)[..2], [0x48, 0xcf], "IRETQ");
+        assert_eq!(code(at.enter)[..3], [0x48, 0x0f, 0x07], "SYSRETQ");
         assert_eq!(code(at.syscall_ring0)[..5], [0xe6, CALL_PORT as u8, 0x48, 0x0f, 0x07]);
         assert_eq!(code(at.syscall_ring3)[0], 0xcc, "INT3");
         assert_eq!(code(at.call_returned - 2)[..2], [0x0f, 0x05], "SYSCALL");

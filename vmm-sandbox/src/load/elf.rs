@@ -1,6 +1,6 @@
 //! A static Linux program as a file: what of it goes where.
 
-use std::{borrow::Cow, collections::HashMap, ops::Range};
+use std::{borrow::Cow, collections::BTreeMap, ops::Range};
 
 use object::{
     LittleEndian, Object, ObjectSymbol,
@@ -28,11 +28,11 @@ pub(crate) struct Program {
     image: Cow<'static, [u8]>,
     /// What is added to the file's addresses.
     pub(super) base: u64,
-    pub(super) entry: u64,
+    pub(crate) entry: u64,
     pub(super) segments: Vec<Segment>,
     pub(super) headers: Headers,
     /// Addresses that were looked up.
-    symbols: HashMap<String, u64>,
+    symbols: BTreeMap<String, u64>,
 }
 
 /// Where the program headers are in memory, for the program itself.
@@ -99,7 +99,7 @@ impl Program {
             count: headers.len() as u64,
         };
         drop(file);
-        Ok(Self { image, base, entry, segments, headers, symbols: HashMap::new() })
+        Ok(Self { image, base, entry, segments, headers, symbols: BTreeMap::new() })
     }
 
     /// The bytes of the file that a segment has.

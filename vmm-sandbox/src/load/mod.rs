@@ -5,7 +5,7 @@ mod elf;
 mod stack;
 
 use rustix::io::Errno;
-use vmm_core::{Error, Result, arch::Regs};
+use vmm_core::{Error, Result};
 
 pub(crate) use self::elf::Program;
 pub(crate) use self::stack::Start;
@@ -23,7 +23,7 @@ pub(crate) struct Layout {
     pub(crate) mappings_end: u64,
 }
 
-/// Loads a program and gives the registers it starts with.
+/// Loads a program and gives the RSP it starts with.
 ///
 /// # Errors
 /// `BadConfig` if it, its stack or its arguments do not fit.
@@ -31,7 +31,7 @@ pub(crate) fn load(
     space: &mut Space,
     program: &Program,
     start: &Start<'_>,
-) -> Result<(Layout, Regs)> {
+) -> Result<(Layout, u64)> {
     for segment in &program.segments {
         let (at, len) = (segment.pages.start, segment.pages.end - segment.pages.start);
         let content = program.content(segment);
@@ -46,7 +46,7 @@ pub(crate) fn load(
     let heap = program.segments.iter().map(|segment| segment.end).max().unwrap_or(USER.start);
     let layout =
         Layout { heap: heap.next_multiple_of(PAGE), mappings_end: top - size - STACK_GUARD };
-    Ok((layout, Regs { rip: program.entry, rsp, ..Regs::default() }))
+    Ok((layout, rsp))
 }
 
 fn no_room(what: &str, errno: Errno) -> Error {

@@ -54,19 +54,21 @@ impl Space {
 
     /// Reads words.
     pub(crate) fn read_words<const N: usize>(&self, at: u64) -> Result<[u64; N], Errno> {
-        let mut words = [0; N];
-        for (n, word) in (0..).zip(&mut words) {
-            let mut bytes = [0; 8];
-            self.read(at.checked_add(8 * n).ok_or(Errno::FAULT)?, &mut bytes)?;
-            *word = u64::from_le_bytes(bytes);
-        }
-        Ok(words)
+        let mut words = [[0; 8]; N];
+        self.read(at, words.as_flattened_mut())?;
+        Ok(words.map(u64::from_le_bytes))
     }
 
     /// Writes words.
     pub(crate) fn write_words(&self, at: u64, words: &[u64]) -> Result<(), Errno> {
-        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-        self.write(at, &bytes)
+        const AT_ONCE: usize = 8;
+        for (n, words) in (0..).zip(words.chunks(AT_ONCE)) {
+            let mut bytes = [[0; 8]; AT_ONCE];
+            bytes.iter_mut().zip(words).for_each(|(bytes, word)| *bytes = word.to_le_bytes());
+            let at = at.checked_add(8 * AT_ONCE as u64 * n).ok_or(Errno::FAULT)?;
+            self.write(at, bytes.get(..words.len()).unwrap_or_default().as_flattened())?;
+        }
+        Ok(())
     }
 
     /// Reads `len` bytes. Who takes `len` from the program bounds it first.
@@ -80,17 +82,19 @@ impl Space {
     /// `most` bytes.
     pub(crate) fn read_string(&self, at: u64, most: usize) -> Result<Vec<u8>, Errno> {
         const CHUNK: u64 = 256;
+        let mut buffer = [0; CHUNK as usize];
         let mut text = Vec::new();
         while text.len() < most {
             // Not across a page: the string may end right before one that is not there.
             let at = at.checked_add(text.len() as u64).ok_or(Errno::FAULT)?;
             let len = (CHUNK - at % CHUNK).min((most - text.len()) as u64);
-            let chunk = self.read_bytes(at, len as usize)?;
-            if let Some(end) = chunk.iter().position(|byte| *byte == 0) {
-                text.extend(chunk.iter().take(end));
+            let chunk = buffer.get_mut(..len as usize).unwrap_or_default();
+            self.read(at, chunk)?;
+            let end = chunk.iter().position(|byte| *byte == 0);
+            text.extend_from_slice(chunk.get(..end.unwrap_or(chunk.len())).unwrap_or_default());
+            if end.is_some() {
                 return Ok(text);
             }
-            text.extend(chunk);
         }
         Err(Errno::NAMETOOLONG)
     }

@@ -50,7 +50,7 @@ fn time(process: &mut Process, call: &mut Call<'_>) -> Answer {
     Ok(seconds)
 }
 
-fn now(process: &Process, clock: u64) -> Result<Duration, Errno> {
+fn now(process: &mut Process, clock: u64) -> Result<Duration, Errno> {
     match clock as libc::clockid_t {
         libc::CLOCK_REALTIME | libc::CLOCK_REALTIME_COARSE | libc::CLOCK_TAI => {
             Ok(process.clock.real())
