@@ -42,7 +42,7 @@ fn limits(kind: KvmKind) -> &'static [Limit] {
 }
 
 /// What of the software CPU is not built.
-const SOFT: &[Limit] = &[Limit::Interrupts, Limit::OtherModes, Limit::SeveralVcpus];
+const SOFT: &[Limit] = &[Limit::OtherModes, Limit::SeveralVcpus];
 
 /// Bodies watch their guests; this is for a back end that a kick does not bring back.
 const HUNG: Duration = Duration::from_secs(600);
@@ -161,7 +161,7 @@ bodies! {
     doorbells_at_one_address_do_not_mix
     each_edge_at_the_ioapic_wakes_halt
     each_edge_at_the_pics_wakes_halt
-    each_line_event_wakes_halt
+    each_line_event_wakes_halt_if_offered
     each_message_wakes_halt
     each_nmi_by_message_reaches_vector_2
     every_port_and_any_address_outside_ram_reach_io

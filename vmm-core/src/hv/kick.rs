@@ -21,6 +21,7 @@ use std::{
     time::Duration,
 };
 
+use super::doze::Doze;
 use crate::{
     error::{Error, Result},
     process::Owner,
@@ -82,9 +83,10 @@ pub(crate) struct KickTarget {
 enum Flag {
     /// A byte of the back end's own that it polls; the thread never needs a signal.
     Polled(AtomicU8),
-    /// As `Polled`, by something that the back end shares with others.
+    /// As `Polled`, by something that the back end shares with others; and where the thread may
+    /// wait meanwhile.
     #[cfg_attr(not(feature = "soft"), expect(dead_code, reason = "the software CPU's"))]
-    Shared(Arc<AtomicBool>),
+    Shared(Arc<AtomicBool>, Option<Arc<Doze>>),
     /// `kvm_run.immediate_exit`, and a signal gets the thread out of the guest.
     Signalled(NonNull<AtomicU8>),
 }
@@ -127,10 +129,11 @@ impl KickTarget {
         Self::with_flag(Flag::Polled(AtomicU8::new(0)))
     }
 
-    /// For a back end that polls `flag`, and that others make look up by it too.
+    /// For a back end that polls `flag`, and that others make look up by it too; if it waits, then
+    /// in `doze`.
     #[cfg(feature = "soft")]
-    pub(crate) fn shared(flag: Arc<AtomicBool>) -> Arc<Self> {
-        Self::with_flag(Flag::Shared(flag))
+    pub(crate) fn shared(flag: Arc<AtomicBool>, doze: Option<Arc<Doze>>) -> Arc<Self> {
+        Self::with_flag(Flag::Shared(flag, doze))
     }
 
     /// For a back end that leaves the guest on a signal or if `flag` is 1.
@@ -159,16 +162,25 @@ impl KickTarget {
         if announced & CLOSED == 0 {
             let before = self.word.fetch_or(PENDING, SeqCst);
             self.raise(1);
-            if before & RUNNING != 0
-                && let (Flag::Signalled(_), Some(signal)) = (&self.flag, SIGNAL.get())
-            {
+            if before & RUNNING != 0 {
+                self.rouse();
+            }
+        }
+        self.word.fetch_sub(KICKER, SeqCst);
+    }
+
+    /// Gets the thread that is in `run` to look at the exit flag.
+    fn rouse(&self) {
+        match (&self.flag, SIGNAL.get()) {
+            (Flag::Signalled(_), Some(signal)) => {
                 // SAFETY: RUNNING was set after we announced ourselves, so the thread waits for us
                 // before it leaves `run` and the `pthread_t` is that of a live thread.
                 // `pthread_kill` is async-signal-safe.
                 unsafe { libc::pthread_kill(self.thread.load(SeqCst), *signal) };
             }
+            (Flag::Shared(_, Some(doze)), _) => doze.end(),
+            _ => {}
         }
-        self.word.fetch_sub(KICKER, SeqCst);
     }
 
     /// Puts the calling thread on record as running, unless a kick is waiting.
@@ -242,7 +254,7 @@ impl KickTarget {
     fn raise(&self, value: u8) {
         match &self.flag {
             Flag::Polled(flag) => flag.store(value, SeqCst),
-            Flag::Shared(flag) => flag.store(value != 0, SeqCst),
+            Flag::Shared(flag, _) => flag.store(value != 0, SeqCst),
             // SAFETY: valid until `close` returned, and `close` waits for kickers; `enter` and the
             // rest are the vCPU's own.
             Flag::Signalled(flag) => unsafe { flag.as_ref() }.store(value, SeqCst),
@@ -387,16 +399,22 @@ pub(crate) fn block_other_signals() {
 
 /// Why a wait ended.
 pub(crate) enum Woken {
+    /// By what was waited for, or by time.
     Ready,
     /// By a signal that is not ours.
     Interrupted,
 }
 
-/// Waits until `fd` is readable, or a signal was handled.
+/// Waits until `fd` is readable, a signal was handled, or that much time has passed.
 ///
 /// The kick signal does not end it: one that was sent while the thread left `run` may arrive only
 /// now.
-pub(crate) fn wait_readable(fd: BorrowedFd<'_>) -> io::Result<Woken> {
+pub(crate) fn wait_readable(fd: BorrowedFd<'_>, within: Option<Duration>) -> io::Result<Woken> {
+    let time = within.map(|within| libc::timespec {
+        tv_sec: within.as_secs().try_into().unwrap_or(libc::time_t::MAX),
+        tv_nsec: within.subsec_nanos().into(),
+    });
+    let time = time.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
     let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
     // SAFETY: a `sigset_t` is plain bits, filled by `pthread_sigmask`; all pointers are to live
     // values; the descriptor is open while it is borrowed.
@@ -406,7 +424,7 @@ pub(crate) fn wait_readable(fd: BorrowedFd<'_>) -> io::Result<Woken> {
         if let Some(signal) = SIGNAL.get() {
             libc::sigaddset(&mut mask, *signal);
         }
-        libc::ppoll(&mut poll, 1, std::ptr::null(), &mask)
+        libc::ppoll(&mut poll, 1, time, &mask)
     };
     if ready >= 0 {
         return Ok(Woken::Ready);

@@ -10,11 +10,14 @@
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
+mod doze;
 mod kick;
 pub mod script;
 
 use std::{fmt, sync::Arc, time::Instant};
 
+#[cfg(feature = "soft")]
+pub(crate) use doze::Doze;
 pub use kick::{DEFAULT_KICK_SIGNAL, Kicker, Listening, set_kick_signal};
 pub(crate) use kick::{
     Entry, KickTarget, Woken, block_other_signals, kick_signal, listen, wait_readable,
@@ -94,6 +97,18 @@ impl Default for IrqConfig {
     fn default() -> Self {
         Self { pit: true }
     }
+}
+
+/// The records of a VM's chips, the same in every back end.
+pub(crate) mod record {
+    use crate::persist::Kind;
+
+    /// An [`Irqchip`](crate::arch::irqchip::Irqchip), if there are interrupt controllers.
+    pub(crate) const IRQCHIP: Kind = Kind { name: "irqchip", version: 1 };
+    /// A [`Pit`](crate::arch::irqchip::Pit), if there is a timer.
+    pub(crate) const PIT: Kind = Kind { name: "pit", version: 1 };
+    /// A [`Clock`](crate::arch::irqchip::Clock).
+    pub(crate) const CLOCK: Kind = Kind { name: "clock", version: 1 };
 }
 
 /// A virtual machine: an address space, interrupt controllers, vCPUs. Every method may be called

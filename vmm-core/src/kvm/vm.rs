@@ -19,10 +19,11 @@ use crate::{
     error::{Error, HostResult, Result},
     hv::{
         Access, DirtyLog, Doorbells, IoAddress, Match, MemorySlot, SlotTable, Vcpu, Vm, VmConfig,
+        record,
     },
     irq::{EventFd, Gsi, IrqController, Msi},
     memory::GuestAddress,
-    persist::{Kind, StateReader, StateWriter},
+    persist::{StateReader, StateWriter},
     process::Owner,
 };
 
@@ -33,10 +34,6 @@ const IDENTITY_MAP_ADDRESS: u64 = 0xfffb_c000;
 
 /// The pins of the I/O APIC; the first 16 are the PICs' too.
 const PINS: u32 = 24;
-
-const IRQCHIP: Kind = Kind { name: "irqchip", version: 1 };
-const PIT: Kind = Kind { name: "pit", version: 1 };
-const CLOCK: Kind = Kind { name: "clock", version: 1 };
 
 /// The VM, as the machine holds it.
 pub(super) struct KvmVm(Arc<VmState>);
@@ -145,23 +142,23 @@ impl Vm for KvmVm {
     fn save(&self, out: &mut StateWriter) -> Result<()> {
         self.0.owner.check()?;
         if self.0.config.irq.is_some() {
-            out.put(IRQCHIP, &chips::save_irqchip(&self.0.fd)?)?;
+            out.put(record::IRQCHIP, &chips::save_irqchip(&self.0.fd)?)?;
         }
         if self.has_pit() {
-            out.put(PIT, &chips::save_pit(&self.0.fd)?)?;
+            out.put(record::PIT, &chips::save_pit(&self.0.fd)?)?;
         }
-        out.put(CLOCK, &chips::save_clock(&self.0.fd)?)
+        out.put(record::CLOCK, &chips::save_clock(&self.0.fd)?)
     }
 
     fn restore(&self, from: &mut StateReader) -> Result<()> {
         self.0.owner.check()?;
         if self.0.config.irq.is_some() {
-            chips::restore_irqchip(&self.0.fd, &from.take(IRQCHIP)?)?;
+            chips::restore_irqchip(&self.0.fd, &from.take(record::IRQCHIP)?)?;
         }
         if self.has_pit() {
-            chips::restore_pit(&self.0.fd, &from.take(PIT)?)?;
+            chips::restore_pit(&self.0.fd, &from.take(record::PIT)?)?;
         }
-        chips::restore_clock(&self.0.fd, &from.take(CLOCK)?)
+        chips::restore_clock(&self.0.fd, &from.take(record::CLOCK)?)
     }
 
     fn doorbells(&self) -> Option<&dyn Doorbells> {

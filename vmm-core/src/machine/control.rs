@@ -164,7 +164,7 @@ impl Control {
             }
             // The gate was closed under the lock before anyone found the machine held, and whoever
             // lets runners go says so before opening it: no opening is missed.
-            match wait_readable(self.gate.as_fd()).host(|| "waiting while paused")? {
+            match wait_readable(self.gate.as_fd(), None).host(|| "waiting while paused")? {
                 Woken::Ready => {}
                 Woken::Interrupted => return Ok(Admission::Interrupted),
             }

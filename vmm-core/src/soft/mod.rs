@@ -1,13 +1,20 @@
 //! The CPU in software (`vmm-cpu`) as a hypervisor: guests run on any host, without `/dev/kvm`.
 //!
 //! Slower than a processor, and the same everywhere. What is built: 64-bit code at any privilege
-//! level, on one vCPU, without interrupt controllers. Other modes and larger machines are refused
-//! with an error that says so.
+//! level, on one vCPU, with or without the interrupt controllers of a PC. Other modes and larger
+//! machines are refused with an error that says so.
+//!
+//! A thread runs each vCPU and nothing else: timers are looked at between instructions, and HLT
+//! waits for the next one.
 
+mod clock;
 mod convert;
 mod doorbell;
 mod gate;
+mod irqchip;
+mod irqs;
 mod layout;
+mod local;
 mod vcpu;
 mod vm;
 
@@ -15,7 +22,7 @@ use std::sync::Arc;
 
 use self::vm::SoftVm;
 use crate::{
-    arch::CpuModel,
+    arch::{CpuModel, Feature},
     error::{Error, Result},
     hv::{Caps, Hypervisor, Vm, VmConfig},
 };
@@ -36,15 +43,17 @@ impl Soft {
     /// `Unsupported` if the library was built without it.
     pub fn new() -> Result<Self> {
         let leaves = vmm_cpu::CpuidLeaf::supported();
+        let cpu = CpuModel::from_leaves(leaves.iter().map(convert::leaf_from_soft).collect());
+        let apic = [Feature::APIC, Feature::X2APIC, Feature::TSC_DEADLINE];
         Ok(Self {
             caps: Caps {
                 max_vcpus: 1,
                 max_slots: MOST_SLOTS,
-                irq: false,
+                irq: true,
                 doorbells: true,
                 dirty_log: true,
                 read_only: true,
-                cpu: CpuModel::from_leaves(leaves.iter().map(convert::leaf_from_soft).collect()),
+                cpu: apic.into_iter().fold(cpu, CpuModel::with),
             },
         })
     }
@@ -60,14 +69,8 @@ impl Hypervisor for Soft {
     }
 
     fn create_vm(&self, config: &VmConfig) -> Result<Arc<dyn Vm>> {
-        if config.irq.is_some() {
-            return Err(Error::unsupported(
-                "interrupt controllers are not built for the software CPU yet; a machine that \
-                 needs none can be made with `interrupts(None)`",
-            ));
-        }
         match config.vcpus {
-            1 => Ok(Arc::new(SoftVm::new())),
+            1 => Ok(Arc::new(SoftVm::new(config))),
             n => Err(Error::bad_config(format!("VM with {n} vCPUs: the software CPU has 1"))),
         }
     }

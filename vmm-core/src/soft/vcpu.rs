@@ -3,78 +3,118 @@
 use std::{
     cell::RefCell,
     ops::ControlFlow,
-    sync::{Arc, atomic::Ordering::SeqCst},
-    time::Instant,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
 use vmm_cpu::{Cpu, Exit, Io};
 
-use super::{convert, gate::Inside, vm::VmState};
+use super::{convert, gate::Inside, irqs::Irqs, local::Local, vm::VmState};
 use crate::{
-    arch::{CpuModel, CpuState, Regs, SystemRegs, VcpuId},
+    arch::{CpuModel, CpuState, CpuidLeaf, Feature, Regs, SystemRegs, VcpuId},
     error::{Context, Error, Result},
     exit::{Fault, FaultKind, Flow, VcpuExit},
-    hv::{CallPort, Entry, GuestIo, IoAddress, KickTarget, Kicker, Vcpu},
+    hv::{CallPort, Entry, GuestIo, IoAddress, KickTarget, Kicker, Vcpu, Woken},
     memory::GuestAddress,
 };
 
-/// How many instructions are executed between two looks at the clock, when there is a deadline: a
-/// millisecond of the slower ones.
+/// How many instructions are executed at most between two looks at the clock, when something is to
+/// come: a millisecond of the slower ones. And at least.
 const SLICE: u64 = 100_000;
+const SHORTEST: u64 = 500;
+/// Nanoseconds that an instruction takes at most, mostly: a slice ends before what is to come.
+const INSTRUCTION: u64 = 8;
 
-/// The one vCPU of a VM.
+/// A vCPU of a VM.
 pub(super) struct SoftVcpu {
     id: VcpuId,
     cpu: Cpu,
     kick: Arc<KickTarget>,
     call: Option<CallPort>,
     deadline: Option<Instant>,
-    /// Nobody is there whose address it could be; what is set is what is read.
+    /// Where no local APIC has it, nobody is there whose address it could be: what is set is what
+    /// is read.
     apic_base: u64,
+    local: Option<Local>,
     vm: Arc<VmState>,
 }
 
 impl SoftVcpu {
-    pub(super) fn new(vm: Arc<VmState>, id: VcpuId, model: &CpuModel) -> Self {
+    pub(super) fn new(vm: Arc<VmState>, id: VcpuId, model: &CpuModel) -> Result<Self> {
         let mut cpu = Cpu::new(Arc::clone(&vm.code));
-        let leaves = model.for_vcpu(id, 1);
+        let mut leaves = model.for_vcpu(id, vm.vcpus);
+        let attention: Arc<_> = cpu.attention().into();
+        let local = match &vm.irqs {
+            Some(irqs) => Some(Local::new(id, Arc::clone(irqs), Arc::clone(&attention))?),
+            None => {
+                leaves = without_apic(leaves);
+                None
+            }
+        };
         cpu.set_cpuid(&leaves.iter().map(convert::leaf_to_soft).collect::<Vec<_>>());
         vm.gate.guard(cpu.attention());
-        let kick = KickTarget::shared(cpu.attention().into());
-        Self { id, cpu, kick, call: None, deadline: None, apic_base: 0, vm }
+        let kick = KickTarget::shared(attention, local.as_ref().map(Local::doze));
+        Ok(Self { id, cpu, kick, call: None, deadline: None, apic_base: 0, local, vm })
     }
 
-    fn run_loop(&mut self, io: &dyn GuestIo) -> VcpuExit {
-        let vm = Arc::clone(&self.vm);
+    fn run_loop(&mut self, io: &dyn GuestIo) -> Result<VcpuExit> {
         loop {
-            let (layout, inside) = vm.gate.enter(|| vm.layout());
-            let calls = Calls { io, vm: &vm, call: self.call, inside, exit: RefCell::default() };
-            let exit = match self.deadline {
-                Some(deadline) if deadline <= Instant::now() => return VcpuExit::Expired,
-                Some(_) => self.cpu.run_for(SLICE, &*layout, &calls),
-                None => self.cpu.run(&*layout, &calls),
+            let (runs, due) = match &mut self.local {
+                Some(local) => local.attend(&mut self.cpu),
+                None => (true, None),
             };
-            let asked = calls.exit.into_inner();
-            match exit {
-                Exit::Halted => return asked.unwrap_or(VcpuExit::Halted),
-                Exit::TripleFault => {
-                    let rip = self.cpu.registers().rip;
-                    let fault = Fault::new(FaultKind::TripleFault, Some(rip));
-                    return asked.unwrap_or_else(|| VcpuExit::Fault(Box::new(fault)));
-                }
-                _ => {}
+            if self.kick.is_pending() {
+                return Ok(VcpuExit::Kicked);
             }
-            match asked {
-                Some(VcpuExit::HostCall) => {
-                    self.resume_call();
-                    return VcpuExit::HostCall;
-                }
-                Some(exit) => return exit,
-                None if self.kick.is_pending() => return VcpuExit::Kicked,
-                // The memory slots have changed, or it is time to look at the clock.
-                None => {}
+            let until = due.into_iter().chain(self.deadline).min();
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            if self.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                return Ok(VcpuExit::Expired);
+            }
+            let exit = match &self.local {
+                Some(local) if !runs => match local.wait(until)? {
+                    Woken::Interrupted => Some(VcpuExit::Interrupted),
+                    Woken::Ready => None,
+                },
+                _ => self.execute(left, io),
+            };
+            if let Some(exit) = exit {
+                return Ok(exit);
             }
         }
+    }
+
+    /// Executes guest code, for some of the time that is left, until there is something to be looked
+    /// at or only the caller can decide.
+    fn execute(&mut self, left: Option<Duration>, io: &dyn GuestIo) -> Option<VcpuExit> {
+        let vm = Arc::clone(&self.vm);
+        let (layout, inside) = vm.gate.enter(|| vm.layout());
+        let (id, call, irqs) = (self.id, self.call, vm.irqs.as_deref());
+        let calls = Calls { id, io, vm: &vm, irqs, call, inside, exit: RefCell::default() };
+        let exit = match left {
+            Some(left) => {
+                let count = left.as_nanos() / u128::from(INSTRUCTION);
+                let slice = count.clamp(SHORTEST.into(), SLICE.into()) as u64;
+                self.cpu.run_for(slice, &*layout, &calls)
+            }
+            None => self.cpu.run(&*layout, &calls),
+        };
+        let asked = calls.exit.into_inner();
+        match (exit, &mut self.local) {
+            (Exit::Halted, Some(local)) => local.halt(),
+            (Exit::Halted, None) => return Some(asked.unwrap_or(VcpuExit::Halted)),
+            (Exit::TripleFault, _) => {
+                let rip = self.cpu.registers().rip;
+                let fault = Fault::new(FaultKind::TripleFault, Some(rip));
+                return Some(asked.unwrap_or_else(|| VcpuExit::Fault(Box::new(fault))));
+            }
+            // Something has come, or it is time to look at the clock.
+            _ => {}
+        }
+        if let Some(VcpuExit::HostCall) = asked {
+            self.resume_call();
+        }
+        asked.or_else(|| self.kick.is_pending().then_some(VcpuExit::Kicked))
     }
 
     /// The guest goes on where it was said, wherever it called from.
@@ -96,8 +136,8 @@ impl Vcpu for SoftVcpu {
         let kick = Arc::clone(&self.kick);
         let Entry::Go(running) = kick.enter() else { return Ok(VcpuExit::Kicked) };
         let exit = self.run_loop(io);
-        running.leave(matches!(exit, VcpuExit::Kicked));
-        Ok(exit)
+        running.leave(matches!(exit, Ok(VcpuExit::Kicked)));
+        exit
     }
 
     fn kicker(&self) -> Kicker {
@@ -128,7 +168,11 @@ impl Vcpu for SoftVcpu {
 
     fn system_regs(&self) -> Result<SystemRegs> {
         self.vm.owner.check()?;
-        Ok(convert::system_from_soft(&self.cpu.state(), self.apic_base))
+        let mut regs = convert::system_from_soft(&self.cpu.state(), self.apic_base);
+        if let Some(local) = &self.local {
+            local.add_to_system(&mut regs);
+        }
+        Ok(regs)
     }
 
     fn set_system_regs(&mut self, regs: &SystemRegs) -> Result<()> {
@@ -138,17 +182,27 @@ impl Vcpu for SoftVcpu {
         state.msrs.clear();
         self.set(&state)?;
         self.apic_base = regs.apic_base;
-        Ok(())
+        self.local.as_ref().map_or(Ok(()), |local| local.take_from_system(regs))
     }
 
     fn state(&self) -> Result<CpuState> {
         self.vm.owner.check()?;
-        Ok(convert::state_from_soft(&self.cpu.state(), self.apic_base))
+        let Some(local) = &self.local else {
+            return Ok(convert::state_from_soft(&self.cpu.state(), self.apic_base));
+        };
+        let mut state = convert::state_from_soft(&local.settled(&self.cpu), self.apic_base);
+        local.add_to(&mut state);
+        Ok(state)
     }
 
     fn set_state(&mut self, state: &CpuState) -> Result<()> {
         self.vm.owner.check()?;
-        let soft = convert::state_to_soft(state).context(|| format!("restoring {}", self.id))?;
+        let mut state = state.clone();
+        let doing = || format!("restoring {}", self.id);
+        if let Some(local) = &mut self.local {
+            local.take_from(&mut state).context(doing)?;
+        }
+        let soft = convert::state_to_soft(&state).context(doing)?;
         self.set(&soft)?;
         self.apic_base = state.system.apic_base;
         Ok(())
@@ -158,14 +212,22 @@ impl Vcpu for SoftVcpu {
 impl Drop for SoftVcpu {
     fn drop(&mut self) {
         self.kick.close();
-        self.vm.has_vcpu.store(false, SeqCst);
+        self.vm.vcpu_gone(self.id);
     }
 }
 
-/// The accesses of a vCPU, on their way to doorbells and devices.
+/// The features of a processor without a local APIC.
+fn without_apic(leaves: Vec<CpuidLeaf>) -> Vec<CpuidLeaf> {
+    let apic = [Feature::APIC, Feature::X2APIC, Feature::TSC_DEADLINE];
+    apic.into_iter().fold(CpuModel::from_leaves(leaves), CpuModel::without).into_leaves()
+}
+
+/// The accesses of a vCPU, on their way to interrupt controllers, doorbells and devices.
 struct Calls<'a> {
+    id: VcpuId,
     io: &'a dyn GuestIo,
     vm: &'a VmState,
+    irqs: Option<&'a Irqs>,
     call: Option<CallPort>,
     inside: Inside<'a>,
     /// The first wish to leave: of several by one instruction that one stands.
@@ -188,17 +250,25 @@ impl Calls<'_> {
 
 impl Io for Calls<'_> {
     fn read(&self, at: u64, data: &mut [u8]) -> ControlFlow<()> {
+        if self.irqs.is_some_and(|irqs| irqs.load(self.id, at, data)) {
+            return ControlFlow::Continue(());
+        }
         self.ask(|io| io.mmio_read(GuestAddress(at), data))
     }
 
     fn write(&self, at: u64, data: &[u8]) -> ControlFlow<()> {
-        if self.vm.bells.ring(IoAddress::Mmio(GuestAddress(at)), data) {
+        if self.irqs.is_some_and(|irqs| irqs.store(self.id, at, data))
+            || self.vm.bells.ring(IoAddress::Mmio(GuestAddress(at)), data)
+        {
             return ControlFlow::Continue(());
         }
         self.ask(|io| io.mmio_write(GuestAddress(at), data))
     }
 
     fn port_in(&self, port: u16, data: &mut [u8]) -> ControlFlow<()> {
+        if self.irqs.is_some_and(|irqs| irqs.port_in(port, data)) {
+            return ControlFlow::Continue(());
+        }
         self.ask(|io| io.port_in(port, data))
     }
 
@@ -206,9 +276,33 @@ impl Io for Calls<'_> {
         if self.call.is_some_and(|call| call.port == port) {
             return self.leave(VcpuExit::HostCall);
         }
-        if self.vm.bells.ring(IoAddress::Port(port), data) {
+        if self.irqs.is_some_and(|irqs| irqs.port_out(port, data))
+            || self.vm.bells.ring(IoAddress::Port(port), data)
+        {
             return ControlFlow::Continue(());
         }
         self.ask(|io| io.port_out(port, data))
+    }
+
+    fn acknowledge(&self) -> Option<u8> {
+        self.irqs?.acknowledge(self.id)
+    }
+
+    fn read_msr(&self, index: u32) -> Option<u64> {
+        self.irqs?.read_msr(self.id, index)
+    }
+
+    fn write_msr(&self, index: u32, value: u64) -> Option<()> {
+        self.irqs?.write_msr(self.id, index, value)
+    }
+
+    fn task_priority(&self) -> Option<u8> {
+        Some(self.irqs?.task_priority(self.id))
+    }
+
+    fn set_task_priority(&self, priority: u8) {
+        if let Some(irqs) = self.irqs {
+            irqs.set_task_priority(self.id, priority);
+        }
     }
 }

@@ -7,11 +7,16 @@ use std::sync::{
 
 use vmm_cpu::CodeMap;
 
-use super::{MOST_SLOTS, doorbell::Bells, gate::Gate, layout::Layout, vcpu::SoftVcpu};
+use super::{
+    MOST_SLOTS, clock::Clock, doorbell::Bells, gate::Gate, irqs::Irqs, layout::Layout,
+    vcpu::SoftVcpu,
+};
 use crate::{
     arch::{CpuModel, VcpuId},
     error::{Error, Result},
-    hv::{DirtyLog, Doorbells, IoAddress, Match, MemorySlot, SlotTable, Vcpu, Vm},
+    hv::{
+        DirtyLog, Doorbells, IoAddress, Match, MemorySlot, SlotTable, Vcpu, Vm, VmConfig, record,
+    },
     irq::{EventFd, IrqController},
     memory::{GuestAddress, WriteWatcher},
     persist::{StateReader, StateWriter},
@@ -30,7 +35,11 @@ pub(super) struct VmState {
     /// Tells `code` of the host's writes to mapped regions.
     watcher: Arc<dyn WriteWatcher>,
     slots: Mutex<Slots>,
-    pub(super) has_vcpu: AtomicBool,
+    /// How many vCPUs it can have.
+    pub(super) vcpus: u32,
+    has_vcpu: AtomicBool,
+    clock: Arc<Clock>,
+    pub(super) irqs: Option<Arc<Irqs>>,
 }
 
 /// The slots, twice: for the checks that all back ends share, and for the CPU.
@@ -49,8 +58,11 @@ impl WriteWatcher for Decoded {
 }
 
 impl SoftVm {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(config: &VmConfig) -> Self {
         let code = Arc::new(CodeMap::new());
+        let (vcpus, clock) = (config.vcpus, Arc::new(Clock::new()));
+        let irqs = |irq| Arc::new(Irqs::new(irq, vcpus, Arc::clone(&clock)));
+        let irqs = config.irq.as_ref().map(irqs);
         let slots = Slots { table: SlotTable::new(MOST_SLOTS), layout: Arc::default() };
         Self(Arc::new(VmState {
             owner: Owner::current(),
@@ -59,7 +71,10 @@ impl SoftVm {
             watcher: Arc::new(Decoded(Arc::clone(&code))),
             code,
             slots: Mutex::new(slots),
+            vcpus,
             has_vcpu: AtomicBool::new(false),
+            clock,
+            irqs,
         }))
     }
 }
@@ -67,6 +82,11 @@ impl SoftVm {
 impl VmState {
     fn slots(&self) -> MutexGuard<'_, Slots> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A vCPU has been dropped.
+    pub(super) fn vcpu_gone(&self, _: VcpuId) {
+        self.has_vcpu.store(false, SeqCst);
     }
 
     /// What the vCPU is to run with from now on.
@@ -109,20 +129,36 @@ impl Vm for SoftVm {
         if self.0.has_vcpu.swap(true, SeqCst) {
             return Err(Error::bad_config(format!("{id} exists already")));
         }
-        Ok(Box::new(SoftVcpu::new(Arc::clone(&self.0), id, cpu)))
+        Ok(Box::new(SoftVcpu::new(Arc::clone(&self.0), id, cpu)?))
     }
 
     fn irqs(&self) -> Option<Arc<dyn IrqController>> {
-        None
+        let irqs = Arc::clone(self.0.irqs.as_ref()?);
+        Some(irqs)
     }
 
-    /// Without interrupt controllers there is nothing but the vCPU.
-    fn save(&self, _: &mut StateWriter) -> Result<()> {
-        self.0.owner.check()
+    fn save(&self, out: &mut StateWriter) -> Result<()> {
+        self.0.owner.check()?;
+        if let Some(irqs) = &self.0.irqs {
+            let (irqchip, pit) = irqs.save();
+            out.put(record::IRQCHIP, &irqchip)?;
+            pit.map_or(Ok(()), |pit| out.put(record::PIT, &pit))?;
+        }
+        out.put(record::CLOCK, &self.0.clock.save())
     }
 
-    fn restore(&self, _: &mut StateReader) -> Result<()> {
-        self.0.owner.check()
+    fn restore(&self, from: &mut StateReader) -> Result<()> {
+        self.0.owner.check()?;
+        let irqs = self.0.irqs.as_deref();
+        let irqchip = irqs.map(|_| from.take(record::IRQCHIP)).transpose()?;
+        let has_pit = irqs.is_some_and(Irqs::has_pit);
+        let pit = has_pit.then(|| from.take(record::PIT)).transpose()?;
+        // The chips count from this.
+        self.0.clock.restore(&from.take(record::CLOCK)?);
+        match (irqs, irqchip) {
+            (Some(irqs), Some(irqchip)) => irqs.restore(&irqchip, pit.as_ref()),
+            _ => Ok(()),
+        }
     }
 
     fn doorbells(&self) -> Option<&dyn Doorbells> {

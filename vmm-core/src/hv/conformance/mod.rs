@@ -205,7 +205,7 @@ bodies! {
     doorbells::doorbells_at_one_address_do_not_mix;
     interrupts::each_edge_at_the_ioapic_wakes_halt needs Interrupts;
     interrupts::each_edge_at_the_pics_wakes_halt needs Interrupts;
-    interrupts::each_line_event_wakes_halt needs Interrupts;
+    interrupts::each_line_event_wakes_halt_if_offered needs Interrupts;
     interrupts::each_message_wakes_halt needs Interrupts;
     interrupts::each_nmi_by_message_reaches_vector_2 needs Interrupts;
     reach::every_port_and_any_address_outside_ram_reach_io;

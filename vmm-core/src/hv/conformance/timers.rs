@@ -55,7 +55,7 @@ pub(super) fn the_pit_wakes_halt_periodically(setup: &Setup<'_>) -> Result<(), F
 /// Without an 8254 its ports are like any others: the accesses go to io.
 pub(super) fn without_a_pit_its_ports_go_to_io(setup: &Setup<'_>) -> Result<(), Failure> {
     let irq = IrqConfig { pit: false };
-    let mut guest = Guest::real(setup, Some(irq), program!("irq_no_pit"))?;
+    let mut guest = Guest::long(setup, Some(irq), program!("irq_no_pit"))?;
     let io = Recorder::new();
     guest.run_to_power_off(&io)?;
     let port = |port: u64, data: u8| Access::new(Kind::PortOut, port, &[data]);

@@ -1,7 +1,6 @@
 // Stores to ports that a timer 8254 would have.
 
 #include "guest.h"
-        .code16
         start
 
         movb    $0x34, %al
