@@ -52,7 +52,6 @@ impl WriteMarks {
         }
     }
 
-    #[cfg_attr(not(feature = "soft"), expect(dead_code, reason = "only the software CPU watches"))]
     pub(super) fn watch(&self, watcher: &Arc<dyn WriteWatcher>) {
         let mut watchers = self.watchers.write().unwrap_or_else(PoisonError::into_inner);
         watchers.retain(|watcher| watcher.strong_count() > 0);
