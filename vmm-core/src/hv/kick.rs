@@ -59,7 +59,7 @@ impl Kicker {
         self.0.owner.check()?;
         match self.0.flag {
             Flag::Signalled(_) => listen(),
-            Flag::Polled(_) | Flag::Shared(_) => Ok(Listening::idle()),
+            Flag::Polled(_) | Flag::Shared(..) => Ok(Listening::idle()),
         }
     }
 }
