@@ -1,8 +1,8 @@
 //! Devices for [`vmm_core`] machines: policy over its mechanism.
 //!
 //! Each device is a passive state machine that is given to a machine's builder and sits where a PC
-//! has it. None has a thread, an address or an interrupt number of its own, none blocks but in a
-//! writer the embedder gave it, and nothing a guest does to one is an error of the host: bad
+//! has it, or where the guest finds it by ACPI. None has an address or an interrupt number of its
+//! own, and a thread only what may wait for a disk; none blocks but in a writer the embedder gave it, and nothing a guest does to one is an error of the host: bad
 //! accesses read as ones and are dropped. What an embedder wants to hold while the guest runs, such
 //! as [`SerialInput`], is a handle taken before the device is plugged.
 //!
@@ -29,6 +29,7 @@
 
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
+mod block;
 mod debug_exit;
 mod i8042;
 mod rtc;
@@ -36,6 +37,10 @@ mod serial;
 #[cfg(test)]
 mod testing;
 
+pub use block::{
+    Block, BlockHandle, BlockStatistics, Disk, Image, MemoryImage, Operation, Overlay, RawFile,
+    Request, Threaded,
+};
 pub use debug_exit::DebugExit;
 pub use i8042::I8042;
 pub use rtc::Rtc;
