@@ -264,7 +264,7 @@ impl Builder {
             umask: UMASK,
             name: shown_path(&name),
             signals: syscall::Signals::default(),
-            clock: Clock::new(),
+            clock: Clock::new(Duration::ZERO),
             uid,
             gid,
             memory,
@@ -275,6 +275,7 @@ impl Builder {
             ended: None,
         };
         Ok(Sandbox::new(Parts {
+            hypervisor,
             process,
             cpu,
             program,

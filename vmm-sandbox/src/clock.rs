@@ -4,15 +4,19 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rustix::time::ClockId;
 
-/// Real time is the host's; the monotonic clock starts with the sandbox.
+/// Real time is the host's; the monotonic clock starts with the sandbox, and goes on in copies of it
+/// from where it stood.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock {
     started: Instant,
+    /// What it showed then.
+    before: Duration,
 }
 
 impl Clock {
-    pub(crate) fn new() -> Self {
-        Self { started: Instant::now() }
+    /// One that shows `before` now.
+    pub(crate) fn new(before: Duration) -> Self {
+        Self { started: Instant::now(), before }
     }
 
     /// Since 1970.
@@ -20,9 +24,9 @@ impl Clock {
         SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
     }
 
-    /// Since the sandbox was made.
+    /// Since the sandbox was made, in which it was not a snapshot.
     pub(crate) fn monotonic(self) -> Duration {
-        self.started.elapsed()
+        self.before + self.started.elapsed()
     }
 }
 

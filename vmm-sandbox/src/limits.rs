@@ -43,6 +43,7 @@ pub struct Canceller(Arc<Shared>);
 struct Shared {
     kicker: Kicker,
     cancelled: AtomicBool,
+    interrupted: AtomicBool,
     /// What ends a wait of the host's; made when there is the first one.
     wake: OnceLock<OwnedFd>,
 }
@@ -57,6 +58,14 @@ impl Canceller {
             // The only failure is a counter that is full: it wakes too.
             let _ = rustix::io::write(wake, &1_u64.to_ne_bytes());
         }
+        self.0.kicker.kick();
+    }
+
+    /// Makes [`Sandbox::start`](crate::Sandbox::start) come back with `Interrupted`; calling it again
+    /// goes on. Meanwhile the program stands between two of its instructions, where it can be
+    /// snapshot. If it does nothing now, the next start comes back at once; a call goes on.
+    pub fn interrupt(&self) {
+        self.0.interrupted.store(true, SeqCst);
         self.0.kicker.kick();
     }
 }
@@ -84,6 +93,21 @@ enum Timed {
     None,
 }
 
+impl Timed {
+    fn first(limits: &Limits) -> Self {
+        let limited = limits.time.is_some() || limits.cpu_time.is_some();
+        if limited { Self::All } else { Self::First }
+    }
+}
+
+/// What a program's runs have taken, and how they are watched.
+#[derive(Clone, Copy)]
+pub(crate) struct Spent {
+    limits: Limits,
+    timed: Timed,
+    time: Duration,
+}
+
 /// Watches over the runs of one program.
 pub(crate) struct Watch {
     limits: Limits,
@@ -97,10 +121,29 @@ pub(crate) struct Watch {
 
 impl Watch {
     pub(crate) fn new(limits: Limits, kicker: Kicker) -> Self {
-        let shared = Shared { kicker, cancelled: AtomicBool::new(false), wake: OnceLock::new() };
-        let limited = limits.time.is_some() || limits.cpu_time.is_some();
-        let timed = if limited { Timed::All } else { Timed::First };
-        Self { limits, shared: Arc::new(shared), timed, run: None, spent: Duration::ZERO }
+        let (cancelled, interrupted) = (AtomicBool::new(false), AtomicBool::new(false));
+        let shared = Shared { kicker, cancelled, interrupted, wake: OnceLock::new() };
+        let (shared, timed) = (Arc::new(shared), Timed::first(&limits));
+        Self { limits, shared, timed, run: None, spent: Duration::ZERO }
+    }
+
+    /// What the runs so far have taken, for another sandbox that goes on from here.
+    pub(crate) fn spent(&self) -> Spent {
+        let run = self.run.map_or(Duration::ZERO, |run| run.began.elapsed());
+        Spent { limits: self.limits, timed: self.timed, time: self.spent + run }
+    }
+
+    /// Forgets the runs there were, and what was to end them.
+    pub(crate) fn restore(&mut self, spent: Spent) {
+        let Spent { limits, timed, time } = spent;
+        (self.limits, self.timed, self.run, self.spent) = (limits, timed, None, time);
+        self.take_cancellation();
+        self.take_interruption();
+    }
+
+    /// Whether someone wants to have the sandbox back. Said once.
+    pub(crate) fn take_interruption(&self) -> bool {
+        self.shared.interrupted.swap(false, SeqCst)
     }
 
     pub(crate) fn canceller(&self) -> Canceller {
@@ -152,13 +195,15 @@ impl Watch {
 
     /// Why the program must not go on, if it must not. A cancellation is reported once.
     pub(crate) fn take_cause(&self) -> Option<Cause> {
-        if self.shared.cancelled.swap(false, SeqCst) {
-            if let Some(wake) = self.shared.wake.get() {
-                let _ = rustix::io::read(wake, &mut [0; 8]);
-            }
-            return Some(Cause::Cancelled);
+        if self.take_cancellation() { Some(Cause::Cancelled) } else { self.exceeded() }
+    }
+
+    fn take_cancellation(&self) -> bool {
+        let cancelled = self.shared.cancelled.swap(false, SeqCst);
+        if cancelled && let Some(wake) = self.shared.wake.get() {
+            let _ = rustix::io::read(wake, &mut [0; 8]);
         }
-        self.exceeded()
+        cancelled
     }
 
     fn exceeded(&self) -> Option<Cause> {

@@ -1,11 +1,13 @@
 //! What a kernel would keep of a program: everything its system calls are answered from.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
+
+use vmm_core::Result;
 
 use crate::{
     clock::Clock,
-    files::{Files, Namespace, View},
-    limits::Watch,
+    files::{Copies, Files, Namespace, View},
+    limits::{Spent, Watch},
     space::Space,
     syscall::Signals,
 };
@@ -47,6 +49,111 @@ impl Process {
             room: &self.namespace.room,
             mounted: Vec::new(),
         }
+    }
+}
+
+/// What a snapshot keeps of a process beside its memory. Nothing of it changes any more.
+pub(crate) struct Kept {
+    heap: Heap,
+    mappings_end: u64,
+    files: Files,
+    namespace: Namespace,
+    umask: u32,
+    name: Vec<u8>,
+    signals: Signals,
+    uid: u32,
+    gid: u32,
+    memory: u64,
+    stack_size: u64,
+    output_left: u64,
+    /// What the monotonic clock showed.
+    clock: Duration,
+    spent: Spent,
+}
+
+impl Process {
+    /// What a snapshot keeps of it.
+    ///
+    /// # Errors
+    /// `Host` if a file of the host that it has open cannot be opened anew.
+    pub(crate) fn keep(&self, copies: &mut Copies) -> Result<Kept> {
+        Ok(Kept {
+            heap: self.heap,
+            mappings_end: self.mappings_end,
+            files: self.files.copy(copies)?,
+            namespace: self.namespace.copy(copies)?,
+            umask: self.umask,
+            name: self.name.clone(),
+            signals: self.signals.clone(),
+            uid: self.uid,
+            gid: self.gid,
+            memory: self.memory,
+            stack_size: self.stack_size,
+            output_left: self.output_left,
+            clock: self.clock.monotonic(),
+            spent: self.watch.spent(),
+        })
+    }
+
+    /// Becomes what was kept, but for its memory.
+    ///
+    /// # Errors
+    /// As for [`keep`](Self::keep); it is then in no defined state.
+    pub(crate) fn restore(&mut self, kept: &Kept, copies: &mut Copies) -> Result<()> {
+        self.heap = kept.heap;
+        self.mappings_end = kept.mappings_end;
+        self.files = kept.files.copy(copies)?;
+        self.namespace = kept.namespace.copy(copies)?;
+        self.umask = kept.umask;
+        self.name.clone_from(&kept.name);
+        self.signals = kept.signals.clone();
+        (self.uid, self.gid) = (kept.uid, kept.gid);
+        (self.memory, self.stack_size) = (kept.memory, kept.stack_size);
+        self.output_left = kept.output_left;
+        self.clock = Clock::new(kept.clock);
+        self.watch.restore(kept.spent);
+        self.counts = Counts::default();
+        self.ended = None;
+        Ok(())
+    }
+}
+
+impl Kept {
+    /// The process in a sandbox of its own.
+    ///
+    /// # Errors
+    /// As for [`Process::keep`].
+    pub(crate) fn process(
+        &self,
+        space: Space,
+        mut watch: Watch,
+        copies: &mut Copies,
+    ) -> Result<Process> {
+        watch.restore(self.spent);
+        Ok(Process {
+            space,
+            heap: self.heap,
+            mappings_end: self.mappings_end,
+            files: self.files.copy(copies)?,
+            namespace: self.namespace.copy(copies)?,
+            umask: self.umask,
+            name: self.name.clone(),
+            signals: self.signals.clone(),
+            clock: Clock::new(self.clock),
+            uid: self.uid,
+            gid: self.gid,
+            memory: self.memory,
+            stack_size: self.stack_size,
+            output_left: self.output_left,
+            watch,
+            counts: Counts::default(),
+            ended: None,
+        })
+    }
+
+    /// The limit of its memory.
+    pub(crate) fn memory(&self) -> u64 {
+        self.memory
     }
 }
 

@@ -1,8 +1,8 @@
 //! A program in its micro-VM.
 
-use std::{borrow::Cow, fmt, path::PathBuf};
+use std::{borrow::Cow, fmt, path::PathBuf, sync::Arc};
 
-use vmm_core::{Error, ErrorKind, Result, exit::Fault as VcpuFault};
+use vmm_core::{Error, ErrorKind, Result, exit::Fault as VcpuFault, hv::Hypervisor};
 
 use crate::{
     builder::Builder,
@@ -12,6 +12,7 @@ use crate::{
     load::Program,
     outcome::{Cause, Fault, Outcome, State},
     process::{Ended, Process},
+    snapshot::{Identity, Snapshot},
     stream::Capture,
     syscall,
 };
@@ -21,16 +22,20 @@ use crate::{
 /// It runs on the thread that calls; it may be sent to another. Dropping it frees everything it
 /// had.
 pub struct Sandbox {
-    process: Process,
-    cpu: Cpu,
-    program: Program,
-    functions: HostFunctions,
-    limits: Limits,
-    captured: [Capture; 2],
-    state: State,
-    scratch: Scratch,
+    pub(crate) hypervisor: Arc<dyn Hypervisor>,
+    pub(crate) process: Process,
+    pub(crate) cpu: Cpu,
+    pub(crate) program: Program,
+    pub(crate) functions: HostFunctions,
+    pub(crate) limits: Limits,
+    pub(crate) captured: [Capture; 2],
+    pub(crate) state: State,
+    pub(crate) scratch: Scratch,
     /// Where the stack of calls starts.
-    stack: u64,
+    pub(crate) stack: u64,
+    /// What its memory began as, if it is not its own alone.
+    pub(crate) base: Option<Snapshot>,
+    pub(crate) identity: Identity,
 }
 
 /// Below RSP a function may have data (System V ABI, 3.2.2).
@@ -38,6 +43,7 @@ const RED_ZONE: u64 = 128;
 
 /// What a builder makes a sandbox of.
 pub(crate) struct Parts {
+    pub(crate) hypervisor: Arc<dyn Hypervisor>,
     pub(crate) process: Process,
     pub(crate) cpu: Cpu,
     pub(crate) program: Program,
@@ -68,8 +74,9 @@ impl Sandbox {
     }
 
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { process, cpu, program, functions, limits, captured } = parts;
+        let Parts { hypervisor, process, cpu, program, functions, limits, captured } = parts;
         Self {
+            hypervisor,
             process,
             cpu,
             program,
@@ -79,6 +86,8 @@ impl Sandbox {
             state: State::New,
             scratch: Scratch::default(),
             stack: 0,
+            base: None,
+            identity: Identity::default(),
         }
     }
 
@@ -86,8 +95,8 @@ impl Sandbox {
     /// called.
     ///
     /// # Errors
-    /// `WrongState` if it was started before; `Interrupted` if a signal came on this thread, and
-    /// the next `start` goes on; `WrongProcess` in a child of `fork()`; `Host` if the back end fails, and the sandbox is then
+    /// `WrongState` if it was started before; `Interrupted` if a signal came on this thread or
+    /// [`Canceller::interrupt`] was called, and the next `start` goes on; `WrongProcess` in a child of `fork()`; `Host` if the back end fails, and the sandbox is then
     /// unrecoverable.
     pub fn start(&mut self) -> Result<Outcome> {
         if self.state != State::New {
@@ -169,6 +178,12 @@ impl Sandbox {
         &self.state
     }
 
+    /// What tells it from all others; the program finds the same in `vmm_identity` of
+    /// `vmm_guest.h`. All zeros until it is forked or reset.
+    pub fn identity(&self) -> Identity {
+        self.identity
+    }
+
     /// What stops it from elsewhere.
     pub fn canceller(&self) -> Canceller {
         self.process.watch.canceller()
@@ -219,12 +234,12 @@ impl Sandbox {
                     return Ok(Stop::Killed(Cause::Fault(exception.into())));
                 }
                 Event::Fault(fault) => return Ok(Stop::Killed(Cause::Fault(fault.into()))),
-                Event::Interrupted => {
-                    let message = "a signal interrupted the program";
-                    return Err(Error::new(ErrorKind::Interrupted, message));
-                }
+                Event::Interrupted => return Err(interrupted("a signal")),
                 Event::Kicked => match self.process.watch.take_cause() {
                     Some(cause) => return Ok(Stop::Killed(cause)),
+                    None if self.process.watch.take_interruption() => {
+                        return Err(interrupted("its canceller"));
+                    }
                     None => {
                         self.cpu.set_deadline(self.process.watch.deadline())?;
                         continue;
@@ -268,6 +283,10 @@ pub struct Statistics {
     pub system_calls: u64,
     /// Those that are not known here and answered `ENOSYS`, by name.
     pub unknown_calls: Vec<(&'static str, u64)>,
+}
+
+fn interrupted(by: &str) -> Error {
+    Error::new(ErrorKind::Interrupted, format!("{by} interrupted the program"))
 }
 
 /// A program that returned from a call nobody made.

@@ -8,8 +8,9 @@ use std::{
 };
 
 use rustix::io::Errno;
+use vmm_core::Result as CoreResult;
 
-use crate::files::{About, File, Ready, Status};
+use crate::files::{About, Copied, Copies, File, Handle, Ready, Status};
 
 /// Where a program's standard input comes from.
 #[derive(Debug, Default)]
@@ -19,8 +20,8 @@ pub struct Input(Source);
 enum Source {
     #[default]
     Empty,
-    Bytes(io::Cursor<Vec<u8>>),
-    File(fs::File),
+    Bytes(io::Cursor<Arc<[u8]>>),
+    File(Arc<fs::File>),
 }
 
 impl Input {
@@ -31,7 +32,7 @@ impl Input {
 
     /// These bytes.
     pub fn bytes(bytes: impl Into<Vec<u8>>) -> Self {
-        Self(Source::Bytes(io::Cursor::new(bytes.into())))
+        Self(Source::Bytes(io::Cursor::new(bytes.into().into())))
     }
 }
 
@@ -39,14 +40,14 @@ impl From<OwnedFd> for Input {
     /// A pipe, a file, a terminal. A read that waits there is ended by time limits and
     /// [`Canceller`](crate::Canceller)s.
     fn from(fd: OwnedFd) -> Self {
-        Self(Source::File(fd.into()))
+        Self(Source::File(Arc::new(fd.into())))
     }
 }
 
 impl From<fs::File> for Input {
     /// As for a descriptor.
     fn from(file: fs::File) -> Self {
-        Self(Source::File(file))
+        Self(Source::File(Arc::new(file)))
     }
 }
 
@@ -63,7 +64,7 @@ pub struct Output(Sink);
 enum Sink {
     /// Kept for the caller to take.
     Captured(Arc<Mutex<Vec<u8>>>),
-    Writer(Box<dyn Write + Send>),
+    Writer(Arc<Mutex<dyn Write + Send>>),
 }
 
 /// What was captured so far.
@@ -73,6 +74,11 @@ pub(crate) struct Capture(Arc<Mutex<Vec<u8>>>);
 impl Capture {
     fn lock(&self) -> MutexGuard<'_, Vec<u8>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The buffer of another sandbox, which starts empty.
+    pub(crate) fn copy(&self, copies: &mut Copies) -> CoreResult<Self> {
+        copies.once(&self.0, |_| Ok(Arc::default())).map(Self)
     }
 
     /// Takes it; what comes later is captured anew.
@@ -90,7 +96,7 @@ impl Output {
 
     /// To a writer, on the sandbox's thread. One that waits keeps the sandbox waiting.
     pub fn writer(writer: impl Write + Send + 'static) -> Self {
-        Self(Sink::Writer(Box::new(writer)))
+        Self(Sink::Writer(Arc::new(Mutex::new(writer))))
     }
 
     /// What is captured, now and later; stays empty if nothing is.
@@ -137,7 +143,7 @@ impl File for Input {
         match &mut self.0 {
             Source::Empty => Ok(0),
             Source::Bytes(bytes) => bytes.read(data).map_err(|error| errno(&error)),
-            Source::File(file) => file.read(data).map_err(|error| errno(&error)),
+            Source::File(file) => (&**file).read(data).map_err(|error| errno(&error)),
         }
     }
 
@@ -162,6 +168,17 @@ impl File for Input {
     }
 }
 
+impl Copied for Input {
+    /// Bytes are read by each sandbox on its own, a descriptor by all together.
+    fn copy(&self, _: &mut Copies) -> CoreResult<Handle> {
+        Ok(Handle::new(Self(match &self.0 {
+            Source::Empty => Source::Empty,
+            Source::Bytes(bytes) => Source::Bytes(bytes.clone()),
+            Source::File(file) => Source::File(Arc::clone(file)),
+        })))
+    }
+}
+
 impl File for Output {
     fn read(&mut self, _: &mut [u8]) -> Result<usize, Errno> {
         Err(Errno::BADF)
@@ -173,6 +190,7 @@ impl File for Output {
                 bytes.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(data);
             }
             Sink::Writer(writer) => {
+                let mut writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
                 writer
                     .write_all(data)
                     .and_then(|()| writer.flush())
@@ -188,6 +206,16 @@ impl File for Output {
 
     fn about(&self) -> About<'_> {
         About { is_output: true, ..About::stream(libc::O_WRONLY) }
+    }
+}
+
+impl Copied for Output {
+    /// Each sandbox has a buffer of its own, a writer is used by all.
+    fn copy(&self, copies: &mut Copies) -> CoreResult<Handle> {
+        Ok(Handle::new(Self(match &self.0 {
+            Sink::Captured(bytes) => Sink::Captured(Capture(Arc::clone(bytes)).copy(copies)?.0),
+            Sink::Writer(writer) => Sink::Writer(Arc::clone(writer)),
+        })))
     }
 }
 

@@ -16,6 +16,7 @@ mod limits;
 mod native;
 mod programs;
 mod run;
+mod snapshot;
 mod storm;
 
 use std::sync::Arc;

@@ -105,6 +105,13 @@ static inline long vmm_call(const char *name, const struct vmm_value *arguments,
                            (long)count, (long)(uintptr_t)result);
 }
 
+/*
+ * What tells this sandbox from all others: zeros at first, random in every fork of a snapshot and after
+ * every reset. It changes between two calls of the host. A program that keeps random numbers, as
+ * the seed of a generator, draws new ones when it has changed.
+ */
+__attribute__((weak)) volatile unsigned char vmm_identity[16];
+
 #ifdef __cplusplus
 }
 #endif

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
 };
 
 use rustix::io::Errno;
@@ -13,9 +14,12 @@ use crate::space::Space;
 
 /// A closure that a program can call: it takes what [`FromValue`] can take and gives what
 /// [`IntoValue`] can give. Arguments are copies; it may have up to six.
-pub trait HostFunction<A>: Send + 'static {
+///
+/// The sandbox's forks call the same closure, perhaps on other threads at the same time: what it
+/// changes lies behind a lock of its own, or an atomic.
+pub trait HostFunction<A>: Send + Sync + 'static {
     /// Calls it; `None` if the arguments are not those it takes.
-    fn call(&mut self, arguments: Vec<Value>) -> Option<Value>;
+    fn call(&self, arguments: Vec<Value>) -> Option<Value>;
 }
 
 macro_rules! functions {
@@ -24,12 +28,12 @@ macro_rules! functions {
         where
             // The first tells the compiler which types they are, the second how they are passed: a
             // `&str` of one closure is one for any lifetime.
-            Function: FnMut($($name),*) -> Result,
-            Function: for<'a> FnMut($($name::Of<'a>),*) -> Result + Send + 'static,
+            Function: Fn($($name),*) -> Result,
+            Function: for<'a> Fn($($name::Of<'a>),*) -> Result + Send + Sync + 'static,
             Result: IntoValue,
         {
-            #[allow(non_snake_case, unused_mut, reason = "a variable for each type")]
-            fn call(&mut self, mut arguments: Vec<Value>) -> Option<Value> {
+            #[allow(non_snake_case, reason = "a variable for each type")]
+            fn call(&self, mut arguments: Vec<Value>) -> Option<Value> {
                 let mut arguments = arguments.iter_mut();
                 $(let $name = $name::from_value(arguments.next()?)?;)*
                 if arguments.next().is_some() {
@@ -43,10 +47,10 @@ macro_rules! functions {
 
 functions! { () (A) (A B) (A B C) (A B C D) (A B C D E) (A B C D E F) }
 
-type Closure = Box<dyn FnMut(Vec<Value>) -> Option<Value> + Send>;
+type Closure = Arc<dyn Fn(Vec<Value>) -> Option<Value> + Send + Sync>;
 
-/// The functions of a sandbox, by name.
-#[derive(Default)]
+/// The functions of a sandbox, by name; forks share the closures.
+#[derive(Clone, Default)]
 pub(crate) struct HostFunctions(BTreeMap<Vec<u8>, Closure>);
 
 /// A host function that panicked: its name, and what it said.
@@ -65,14 +69,14 @@ const FLOAT: u64 = 2;
 const BYTES: u64 = 3;
 
 impl HostFunctions {
-    pub(crate) fn add<A>(&mut self, name: String, mut function: impl HostFunction<A>) {
+    pub(crate) fn add<A>(&mut self, name: String, function: impl HostFunction<A>) {
         let closure = move |arguments| function.call(arguments);
-        self.0.insert(name.into_bytes(), Box::new(closure));
+        self.0.insert(name.into_bytes(), Arc::new(closure));
     }
 
     /// Makes the call that the registers describe; gives RAX.
     pub(crate) fn call(
-        &mut self,
+        &self,
         space: &Space,
         [name, arguments, count, result]: [u64; 4],
     ) -> Result<Result<u64, Errno>, Panicked> {
@@ -83,11 +87,10 @@ impl HostFunctions {
             Ok(prepared) => prepared,
             Err(errno) => return Ok(Err(errno)),
         };
-        let Some(function) = self.0.get_mut(&name) else { return Ok(Err(Errno::NOENT)) };
-        // What a panic leaves half-done is the closure's own; it is not called again.
+        let Some(function) = self.0.get(&name) else { return Ok(Err(Errno::NOENT)) };
+        // What a panic leaves half-done is the closure's own; this program does not call it again.
         let value = catch_unwind(AssertUnwindSafe(|| function(arguments)));
         let value = value.map_err(|payload| {
-            self.0.remove(&name);
             Panicked(String::from_utf8_lossy(&name).into_owned(), said(&*payload))
         })?;
         Ok(value.ok_or(Errno::INVAL).and_then(|value| write_result(space, result, &value)))

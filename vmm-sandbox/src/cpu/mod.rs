@@ -87,6 +87,18 @@ pub(crate) struct Returned {
     pub(crate) float: u64,
 }
 
+/// What a snapshot keeps of the processor.
+#[derive(Clone, Debug)]
+pub(crate) struct Image {
+    state: CpuState,
+    stub: Stub,
+    entry: Entry,
+}
+
+/// The model-specific registers that are not as at power-on. A program cannot change any: it has no
+/// code in ring 0.
+const KEPT_MSRS: [u32; 4] = [msr::TSC, msr::STAR, msr::LSTAR, msr::FMASK];
+
 /// A processor exception in the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Exception {
@@ -115,9 +127,9 @@ impl Cpu {
         let stub = Stub::new(space, entry == Entry::Trap);
         let stub = stub.map_err(|_| Error::bad_config("no room for the stub"))?;
         let mut vcpu = vm.create_vcpu(VcpuId(0), model)?;
-        let (target, resume) = match entry {
-            Entry::Syscall => (stub.at.syscall_ring0, stub.at.syscall_ring0_done),
-            Entry::Trap => (stub.at.syscall_ring3, stub.at.breakpoint_done),
+        let target = match entry {
+            Entry::Syscall => stub.at.syscall_ring0,
+            Entry::Trap => stub.at.syscall_ring3,
         };
         let cleared = if entry == Entry::Syscall { CLEARED } else { 0 };
         let apic_base = vcpu.system_regs()?.apic_base;
@@ -133,8 +145,31 @@ impl Cpu {
                 .to_vec(),
             ..CpuState::default()
         })?;
-        vcpu.set_call_port(CallPort { port: CALL_PORT, resume })?;
+        vcpu.set_call_port(CallPort { port: CALL_PORT, resume: resume(entry, &stub) })?;
         Ok(Self { vcpu, stub, entry, has_deadline: false })
+    }
+
+    /// What it is now. The guest has made all changes to its page tables.
+    pub(crate) fn image(&self) -> Result<Image> {
+        let mut state = self.vcpu.state()?;
+        state.msrs.retain(|msr| KEPT_MSRS.contains(&msr.index));
+        state.tsc_khz = None;
+        Ok(Image { state, stub: self.stub, entry: self.entry })
+    }
+
+    /// A vCPU that goes on where an image stands, in a space with its stub.
+    pub(crate) fn of_image(vm: &Arc<dyn Vm>, model: &CpuModel, image: &Image) -> Result<Self> {
+        let mut vcpu = vm.create_vcpu(VcpuId(0), model)?;
+        vcpu.set_state(&image.state)?;
+        let stub = image.stub;
+        vcpu.set_call_port(CallPort { port: CALL_PORT, resume: resume(image.entry, &stub) })?;
+        Ok(Self { vcpu, stub, entry: image.entry, has_deadline: false })
+    }
+
+    /// Goes on where an image stands.
+    pub(crate) fn restore(&mut self, image: &Image) -> Result<()> {
+        self.set_deadline(None)?;
+        self.vcpu.set_state(&CpuState { msrs: Vec::new(), ..image.state.clone() })
     }
 
     pub(crate) fn kicker(&self) -> Kicker {
@@ -224,7 +259,7 @@ impl Cpu {
     }
 
     /// Shows the guest its memory as it is now; gives what came in the way.
-    fn settle(&mut self, space: &mut Space) -> Result<Option<Event>> {
+    pub(crate) fn settle(&mut self, space: &mut Space) -> Result<Option<Event>> {
         let edits = space.settle()?;
         if edits.is_empty() {
             return Ok(None);
@@ -309,6 +344,14 @@ impl Cpu {
             _ => None,
         };
         Ok(Event::Exception(Exception { vector, error_code, rip, address }))
+    }
+}
+
+/// Where the guest goes on behind its call.
+fn resume(entry: Entry, stub: &Stub) -> u64 {
+    match entry {
+        Entry::Syscall => stub.at.syscall_ring0_done,
+        Entry::Trap => stub.at.breakpoint_done,
     }
 }
 

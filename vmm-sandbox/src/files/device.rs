@@ -4,7 +4,9 @@ use std::{io::SeekFrom, sync::Arc};
 
 use rustix::io::Errno;
 
-use super::{About, File, Handle, How, Node, Place, Status, View, proc::Fixed};
+use vmm_core::Result as CoreResult;
+
+use super::{About, Copied, Copies, File, Handle, How, Node, Place, Status, View, proc::Fixed};
 use crate::syscall::fill_random;
 
 /// What a device does, and its minor number among Linux' memory devices (`mem(4)`).
@@ -104,5 +106,11 @@ impl File for Open {
 
     fn about(&self) -> About<'_> {
         About::at(&self.place, self.how.flags())
+    }
+}
+
+impl Copied for Open {
+    fn copy(&self, copies: &mut Copies) -> CoreResult<Handle> {
+        Ok(Handle::new(Self { place: self.place.copy(copies)?, ..*self }))
     }
 }

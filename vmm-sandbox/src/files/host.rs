@@ -9,7 +9,7 @@ use std::{
     fs,
     io::{self, Seek, SeekFrom},
     os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::fs::FileExt,
     },
     path::Path,
@@ -21,10 +21,11 @@ use rustix::{
     fs::{AtFlags, Mode, OFlags, RenameFlags, ResolveFlags, Timespec, Timestamps},
     io::Errno,
 };
+use vmm_core::{Error, Result as CoreResult};
 
 use super::{
-    About, File, Handle, How, Kind, Listed, Node, Place, Room, Set, Status, View, list::Names,
-    tree::OpenDirectory,
+    About, Copied, Copies, File, Handle, How, Kind, Listed, Node, Place, Room, Set, Status, View,
+    list::{Names, OpenDirectory},
 };
 
 /// Opens a directory of the host as a grant.
@@ -303,7 +304,38 @@ impl File for Open {
     }
 }
 
+impl Copied for Open {
+    /// The same file of the host, opened anew, so that each sandbox has a position of its own.
+    fn copy(&self, copies: &mut Copies) -> CoreResult<Handle> {
+        let mut file = self.open_anew().map_err(|errno| {
+            let path = self.place.path().escape_ascii().to_string();
+            Error::host(format!("opening {path} anew for another sandbox"), errno.raw_os_error())
+        })?;
+        if let Ok(at) = (&self.file).stream_position() {
+            let sought = file.seek(SeekFrom::Start(at));
+            sought.map_err(|error| Error::host("seeking", errno(&error).raw_os_error()))?;
+        }
+        Ok(Handle::new(Self { file, how: self.how, place: self.place.copy(copies)? }))
+    }
+}
+
 impl Open {
+    fn open_anew(&self) -> Result<fs::File, Errno> {
+        if !self.how.read && !self.how.write {
+            return self.file.try_clone().map_err(|error| errno(&error));
+        }
+        let mut flags = match (self.how.read, self.how.write) {
+            (_, false) => OFlags::RDONLY,
+            (false, true) => OFlags::WRONLY,
+            (true, true) => OFlags::RDWR,
+        };
+        flags.set(OFlags::APPEND, self.how.append);
+        flags |= OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+        // By its descriptor: the file may have another name by now, or none.
+        let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        Ok(rustix::fs::open(path, flags, Mode::empty())?.into())
+    }
+
     fn check(&self, may: bool) -> Result<(), Errno> {
         if may { Ok(()) } else { Err(Errno::BADF) }
     }

@@ -4,6 +4,7 @@
 //! [`Node`] is anything behind a path, in the program's own tree or in a directory of the host that
 //! was granted; [`path`](mod@path) is the way to it. System calls know no kinds of either.
 
+mod copies;
 mod device;
 mod host;
 mod list;
@@ -24,8 +25,10 @@ use std::{
 };
 
 use rustix::io::Errno;
+use vmm_core::Result as CoreResult;
 
 pub(crate) use self::{
+    copies::{Copied, Copies},
     host::grant,
     node::{How, Kind, Listed, Node, Set, View},
     path::{Follow, Found, MOST_PATH, Namespace, Place},
@@ -52,7 +55,7 @@ pub(crate) fn empty(limit: u64) -> Result<Namespace, Errno> {
 }
 
 /// Something that is open. Each call is made with the file locked, on the sandbox's thread.
-pub(crate) trait File: Send + Any {
+pub(crate) trait File: Copied + Send + Any {
     /// Fills `data` from where the file stands; 0 at its end.
     fn read(&mut self, data: &mut [u8]) -> Result<usize, Errno>;
 
@@ -237,6 +240,20 @@ impl Files {
     pub(crate) fn new(streams: [Handle; 3]) -> Self {
         let open = streams.into_iter().map(|file| Some(Descriptor { file, closes: false }));
         Self { open: open.collect() }
+    }
+
+    /// The same files, open in another sandbox.
+    ///
+    /// # Errors
+    /// `Host` if one is the host's and cannot be opened anew.
+    pub(crate) fn copy(&self, copies: &mut Copies) -> CoreResult<Self> {
+        let copy = |slot: &Option<Descriptor>| {
+            let copy = slot.as_ref().map(|Descriptor { file, closes }| {
+                Ok(Descriptor { file: copies.handle(file)?, closes: *closes })
+            });
+            copy.transpose()
+        };
+        Ok(Self { open: self.open.iter().map(copy).collect::<CoreResult<_>>()? })
     }
 
     /// The most there may be.

@@ -3,8 +3,9 @@
 use std::{any::Any, sync::Arc, time::Duration};
 
 use rustix::io::Errno;
+use vmm_core::Result as CoreResult;
 
-use super::{Files, Handle, Place, Room, Status};
+use super::{Copies, Files, Handle, Place, Room, Status};
 use crate::space::Space;
 
 /// A file, a directory, a link somewhere in a program's tree.
@@ -57,6 +58,12 @@ pub(crate) trait Node: Send + Sync + Any {
     /// Changes the status.
     fn set(&self, _what: Set) -> Result<(), Errno> {
         Err(Errno::ROFS)
+    }
+
+    /// The same in another sandbox; `None` if it is shared, because it never changes or is the
+    /// host's.
+    fn copy(&self, _copies: &mut Copies) -> CoreResult<Option<Arc<dyn Node>>> {
+        Ok(None)
     }
 
     /// Whether nothing of it can be changed by anyone.

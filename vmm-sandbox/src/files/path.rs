@@ -7,8 +7,9 @@
 use std::sync::Arc;
 
 use rustix::io::Errno;
+use vmm_core::Result as CoreResult;
 
-use super::{Listed, Node, Room, View};
+use super::{Copies, Listed, Node, Room, View};
 
 /// Linux' limits of a path with its NUL, of a name, and of links on one way.
 pub(crate) const MOST_PATH: usize = 4096;
@@ -86,6 +87,13 @@ impl Place {
         self.way.iter().map(|(name, _)| name.as_slice())
     }
 
+    /// The same place in another sandbox.
+    pub(super) fn copy(&self, copies: &mut Copies) -> CoreResult<Self> {
+        let step = |(name, node): &(Vec<u8>, Arc<dyn Node>)| Ok((name.clone(), copies.node(node)?));
+        let way = self.way.iter().map(step).collect::<CoreResult<_>>()?;
+        Ok(Self { way, root: copies.node(&self.root)? })
+    }
+
     /// What has this name there.
     pub(crate) fn with(&self, name: &[u8], node: Arc<dyn Node>) -> Self {
         let mut place = self.clone();
@@ -109,6 +117,16 @@ impl Found {
 impl Namespace {
     pub(crate) fn new(root: Arc<dyn Node>, room: Arc<Room>) -> Self {
         Self { current: Place::root(&root), root, mounts: Vec::new(), room, own: 0 }
+    }
+
+    /// The same tree in another sandbox. Whatever else of it is open there is to be copied with the
+    /// same `copies`.
+    pub(crate) fn copy(&self, copies: &mut Copies) -> CoreResult<Self> {
+        let mount = |(path, node): &Mount| Ok((path.clone(), copies.node(node)?));
+        let mounts = self.mounts.iter().map(mount).collect::<CoreResult<_>>()?;
+        let (root, current) = (copies.node(&self.root)?, self.current.copy(copies)?);
+        let room = self.room.copy(copies)?;
+        Ok(Self { root, mounts, room, own: self.own, current })
     }
 
     /// Puts `node` at a path from the root; a later one goes before an earlier one.

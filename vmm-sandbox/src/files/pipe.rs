@@ -7,12 +7,14 @@ use std::{
 
 use rustix::io::Errno;
 
-use super::{About, File, Handle, Ready, Status};
+use vmm_core::Result as CoreResult;
+
+use super::{About, Copied, Copies, File, Handle, Ready, Status};
 
 /// What fits into a pipe, as in Linux.
 const ROOM: usize = 64 << 10;
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Shared {
     bytes: VecDeque<u8>,
     readers: usize,
@@ -105,6 +107,13 @@ impl File for End {
 
     fn set_flags(&mut self, flags: i32) {
         self.nonblocking = flags & libc::O_NONBLOCK != 0;
+    }
+}
+
+impl Copied for End {
+    fn copy(&self, copies: &mut Copies) -> CoreResult<Handle> {
+        let shared = copies.shared(&self.shared)?;
+        Ok(Handle::new(Self { shared, ..*self }))
     }
 }
 

@@ -3,11 +3,12 @@
 use std::{collections::BTreeMap, fmt::Write as _, io::SeekFrom, sync::Arc};
 
 use rustix::io::Errno;
+use vmm_core::Result as CoreResult;
 
 use super::{
-    About, File, Handle, How, Listed, Node, Place, Status, View,
-    list::Names,
-    tree::{Held, OpenDirectory, sought},
+    About, Copied, Copies, File, Handle, How, Listed, Node, Place, Status, View,
+    list::{Names, OpenDirectory},
+    tree::{Held, sought},
 };
 
 /// `st_dev` of what is made up.
@@ -163,6 +164,10 @@ impl Node for Descriptor {
         Ok(self.0.clone())
     }
 
+    fn copy(&self, copies: &mut Copies) -> CoreResult<Option<Arc<dyn Node>>> {
+        Ok(Some(Arc::new(Self(copies.handle(&self.0)?))))
+    }
+
     fn target(&self, _: &View<'_>) -> Result<Vec<u8>, Errno> {
         let file = self.0.lock();
         if let Some(place) = file.about().place {
@@ -179,14 +184,14 @@ struct Text {
     at: u64,
     place: Place,
     /// What the text takes.
-    _held: Held,
+    held: Held,
 }
 
 impl Text {
     fn new(text: Vec<u8>, place: &Place, view: &View<'_>) -> Result<Self, Errno> {
         let mut held = Held::nothing(view.room);
         held.take(text.len() as u64)?;
-        Ok(Self { text, at: 0, place: place.clone(), _held: held })
+        Ok(Self { text, at: 0, place: place.clone(), held })
     }
 }
 
@@ -218,5 +223,12 @@ impl File for Text {
 
     fn about(&self) -> About<'_> {
         About::at(&self.place, libc::O_RDONLY)
+    }
+}
+
+impl Copied for Text {
+    fn copy(&self, copies: &mut Copies) -> CoreResult<Handle> {
+        let (place, held) = (self.place.copy(copies)?, self.held.copy(copies)?);
+        Ok(Handle::new(Self { text: self.text.clone(), at: self.at, place, held }))
     }
 }

@@ -15,9 +15,12 @@ use std::{
 };
 
 use rustix::io::Errno;
+use vmm_core::Result as CoreResult;
 
 use super::{
-    About, File, Handle, How, Kind, Listed, Node, Place, Set, Status, View, list::Names, now,
+    About, Copied, Copies, File, Handle, How, Kind, Listed, Node, Place, Set, Status, View,
+    list::{Names, OpenDirectory},
+    now,
 };
 
 /// What a node and its first name, and each further name, cost beside their bytes.
@@ -46,6 +49,14 @@ impl Room {
     fn give(&self, bytes: u64) {
         self.left.fetch_add(bytes, Relaxed);
     }
+
+    /// The room of a copy of everything that counts against it: none of that takes room again.
+    pub(super) fn copy(self: &Arc<Self>, copies: &mut Copies) -> CoreResult<Arc<Self>> {
+        copies.once(self, |_| {
+            let copy = |word: &AtomicU64| AtomicU64::new(word.load(Relaxed));
+            Ok(Arc::new(Self { left: copy(&self.left), inodes: copy(&self.inodes) }))
+        })
+    }
 }
 
 /// What any node in memory has.
@@ -70,6 +81,11 @@ impl Common {
         let meta = Meta { mode: mode & 0o7777, links: 1, times: [now(); 3] };
         let inode = room.inodes.fetch_add(1, Relaxed);
         Ok(Self { inode, room: Arc::clone(room), meta: Mutex::new(meta) })
+    }
+
+    fn copy(&self, copies: &mut Copies) -> CoreResult<Self> {
+        let (room, meta) = (self.room.copy(copies)?, Mutex::new(*self.meta()));
+        Ok(Self { inode: self.inode, room, meta })
     }
 
     fn meta(&self) -> MutexGuard<'_, Meta> {
@@ -203,6 +219,36 @@ impl Drop for Directory {
     }
 }
 
+/// A directory's copy that has no entries and no parent yet.
+pub(super) struct Unfilled {
+    from: Arc<Directory>,
+    to: Arc<Directory>,
+}
+
+impl Unfilled {
+    pub(super) fn fill(self, copies: &mut Copies) -> CoreResult<()> {
+        let entries = self.from.entries().clone();
+        for (name, node) in entries {
+            let copy = copies.node(&node)?;
+            self.to.entries().insert(name, copy);
+        }
+        if let Some(parent) = self.from.parent().upgrade() {
+            *self.to.parent() = Arc::downgrade(&parent.copy_of(copies)?);
+        }
+        Ok(())
+    }
+}
+
+impl Directory {
+    /// The copy, which is filled later.
+    fn copy_of(self: &Arc<Self>, copies: &mut Copies) -> CoreResult<Arc<Self>> {
+        let node: Arc<dyn Node> = self.clone();
+        let copy = copies.node(&node)?;
+        let me = directory(&copy).and_then(|directory| directory.me.upgrade());
+        me.ok_or_else(|| vmm_core::Error::internal("a directory whose copy is none"))
+    }
+}
+
 /// What a name in a directory takes.
 fn cost(name: &[u8]) -> u64 {
     ENTRY + name.len() as u64
@@ -224,6 +270,13 @@ impl Held {
         self.room.take(bytes).map_err(|_| Errno::NOMEM)?;
         self.bytes += bytes;
         Ok(())
+    }
+}
+
+impl Held {
+    /// The same of the room's copy, where it is taken already.
+    pub(super) fn copy(&self, copies: &mut Copies) -> CoreResult<Self> {
+        Ok(Self { room: self.room.copy(copies)?, bytes: self.bytes })
     }
 }
 
@@ -361,6 +414,16 @@ impl Node for Directory {
         self.common.set(what);
         Ok(())
     }
+
+    fn copy(&self, copies: &mut Copies) -> CoreResult<Option<Arc<dyn Node>>> {
+        let common = self.common.copy(copies)?;
+        let (entries, parent) = (Mutex::default(), Mutex::default());
+        let to = Arc::new_cyclic(|me| Self { common, entries, me: me.clone(), parent });
+        if let Some(from) = self.me.upgrade() {
+            copies.fill_later(Unfilled { from, to: Arc::clone(&to) });
+        }
+        Ok(Some(to))
+    }
 }
 
 /// A regular file in memory.
@@ -368,7 +431,8 @@ struct Regular(Arc<Content>);
 
 struct Content {
     common: Common,
-    bytes: Mutex<Vec<u8>>,
+    /// Shared with copies until one of them is written.
+    bytes: Mutex<Arc<Vec<u8>>>,
 }
 
 impl Regular {
@@ -379,7 +443,14 @@ impl Regular {
 }
 
 impl Content {
-    fn bytes(&self) -> MutexGuard<'_, Vec<u8>> {
+    fn copy_of(self: &Arc<Self>, copies: &mut Copies) -> CoreResult<Arc<Self>> {
+        copies.once(self, |copies| {
+            let (common, bytes) = (self.common.copy(copies)?, Arc::clone(&*self.bytes()));
+            Ok(Arc::new(Self { common, bytes: Mutex::new(bytes) }))
+        })
+    }
+
+    fn bytes(&self) -> MutexGuard<'_, Arc<Vec<u8>>> {
         self.bytes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -404,7 +475,7 @@ impl Content {
         }
         let mut bytes = self.bytes();
         let start = usize::try_from(offset).map_err(|_| Errno::FBIG)?;
-        let to = bytes.get_mut(start..start + data.len()).ok_or(Errno::FBIG)?;
+        let to = Arc::make_mut(&mut bytes).get_mut(start..start + data.len()).ok_or(Errno::FBIG)?;
         to.copy_from_slice(data);
         drop(bytes);
         self.common.touch();
@@ -413,6 +484,7 @@ impl Content {
 
     fn set_len(&self, len: u64) -> Result<(), Errno> {
         let mut bytes = self.bytes();
+        let bytes = Arc::make_mut(&mut bytes);
         let old = bytes.len() as u64;
         if len > old {
             self.common.room.take(len - old)?;
@@ -429,7 +501,6 @@ impl Content {
         if bytes.capacity() / 2 > bytes.len() {
             bytes.shrink_to_fit();
         }
-        drop(bytes);
         self.common.touch();
         Ok(())
     }
@@ -463,6 +534,10 @@ impl Node for Regular {
                 Ok(())
             }
         }
+    }
+
+    fn copy(&self, copies: &mut Copies) -> CoreResult<Option<Arc<dyn Node>>> {
+        Ok(Some(Arc::new(Self(self.0.copy_of(copies)?))))
     }
 }
 
@@ -534,6 +609,13 @@ impl File for Open {
     }
 }
 
+impl Copied for Open {
+    fn copy(&self, copies: &mut Copies) -> CoreResult<Handle> {
+        let (content, place) = (self.content.copy_of(copies)?, self.place.copy(copies)?);
+        Ok(Handle::new(Self { content, at: self.at, how: self.how, place }))
+    }
+}
+
 /// Where a seek leads.
 pub(super) fn sought(to: SeekFrom, at: u64, end: u64) -> Result<u64, Errno> {
     let sum = match to {
@@ -581,78 +663,9 @@ impl Node for Link {
         self.common.set(what);
         Ok(())
     }
-}
 
-/// A directory that is open: its names as they were then.
-pub(super) struct OpenDirectory {
-    names: Vec<Listed>,
-    next: usize,
-    status: Status,
-    place: Place,
-    how: How,
-    /// What the list takes.
-    _held: Held,
-}
-
-impl OpenDirectory {
-    /// With what is mounted in it.
-    pub(super) fn new(
-        mut names: Names,
-        status: Status,
-        (place, how): (&Place, How),
-        view: &View<'_>,
-    ) -> Result<Self, Errno> {
-        for listed in &view.mounted {
-            if !names.all.iter().any(|known| known.name == listed.name) {
-                names.add(listed.clone())?;
-            }
-        }
-        let kind = libc::S_IFDIR;
-        let dots = [b".".to_vec(), b"..".to_vec()];
-        let dots = dots.into_iter().map(|name| Listed { name, inode: status.inode, kind });
-        let Names { all, held } = names;
-        let names = dots.chain(all).collect();
-        Ok(Self { names, next: 0, status, place: place.clone(), how, _held: held })
-    }
-}
-
-impl File for OpenDirectory {
-    fn read(&mut self, _: &mut [u8]) -> Result<usize, Errno> {
-        Err(Errno::ISDIR)
-    }
-
-    fn write(&mut self, _: &[u8]) -> Result<usize, Errno> {
-        Err(Errno::BADF)
-    }
-
-    fn status(&self) -> Result<Status, Errno> {
-        Ok(self.status)
-    }
-
-    fn seek(&mut self, to: SeekFrom) -> Result<u64, Errno> {
-        let place = sought(to, self.next as u64, self.names.len() as u64)?;
-        self.next = usize::try_from(place).unwrap_or(usize::MAX);
-        Ok(place)
-    }
-
-    fn sync(&mut self) -> Result<(), Errno> {
-        Ok(())
-    }
-
-    fn list(&mut self, take: &mut dyn FnMut(&Listed, u64) -> bool) -> Result<(), Errno> {
-        if !self.how.read {
-            return Err(Errno::BADF);
-        }
-        while let Some(listed) = self.names.get(self.next) {
-            if !take(listed, self.next as u64 + 1) {
-                break;
-            }
-            self.next += 1;
-        }
-        Ok(())
-    }
-
-    fn about(&self) -> About<'_> {
-        About::at(&self.place, self.how.flags() | libc::O_DIRECTORY)
+    fn copy(&self, copies: &mut Copies) -> CoreResult<Option<Arc<dyn Node>>> {
+        let common = self.common.copy(copies)?;
+        Ok(Some(Arc::new(Self { common, target: self.target.clone() })))
     }
 }

@@ -1,6 +1,6 @@
 //! A static Linux program as a file: what of it goes where.
 
-use std::{borrow::Cow, collections::BTreeMap, ops::Range};
+use std::{borrow::Cow, collections::BTreeMap, ops::Range, sync::Arc};
 
 use object::{
     LittleEndian, Object, ObjectSymbol,
@@ -22,10 +22,10 @@ const ABI_NOTE: NoteType = NoteType(1);
 
 type File<'a> = ElfFile64<'a, LittleEndian>;
 
-/// A program, checked.
-#[derive(Debug)]
+/// A program, checked; copies share the file.
+#[derive(Clone, Debug)]
 pub(crate) struct Program {
-    image: Cow<'static, [u8]>,
+    image: Arc<Cow<'static, [u8]>>,
     /// What is added to the file's addresses.
     pub(super) base: u64,
     pub(crate) entry: u64,
@@ -99,6 +99,7 @@ impl Program {
             count: headers.len() as u64,
         };
         drop(file);
+        let image = Arc::new(image);
         Ok(Self { image, base, entry, segments, headers, symbols: BTreeMap::new() })
     }
 
@@ -112,7 +113,7 @@ impl Program {
         if let Some(known) = self.symbols.get(name) {
             return Some(*known);
         }
-        let file = File::parse(&*self.image).ok()?;
+        let file = File::parse(&**self.image).ok()?;
         let mut symbols = file.symbols().chain(file.dynamic_symbols());
         let found = symbols.find(|symbol| {
             symbol.is_definition() && symbol.is_global() && symbol.name() == Ok(name)

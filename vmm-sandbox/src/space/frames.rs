@@ -71,6 +71,24 @@ impl Frames {
         Some(runs)
     }
 
+    /// Takes this frame, if nobody has it.
+    pub(crate) fn reserve(&mut self, frame: u64) {
+        if frame >= self.fresh {
+            let before = Run { start: self.fresh, len: frame - self.fresh };
+            self.fresh = frame + PAGE;
+            if before.len > 0 {
+                self.give(before);
+            }
+            return;
+        }
+        let Some((&start, &len)) = self.free.range(..=frame).next_back() else { return };
+        if frame < start + len {
+            self.free.remove(&start);
+            let around = [(start, frame - start), (frame + PAGE, start + len - frame - PAGE)];
+            self.free.extend(around.into_iter().filter(|(_, len)| *len > 0));
+        }
+    }
+
     fn take_free(&mut self, start: u64, len: u64) -> Run {
         let free = self.free.remove(&start).unwrap_or(len);
         if free > len {
@@ -114,6 +132,17 @@ mod tests {
         assert_eq!(frames.take(8 * PAGE).unwrap(), [Run { start: 0, len: 8 * PAGE }]);
         assert!(frames.take(9 * PAGE).is_none());
         assert_eq!((frames.used(), frames.high_water()), (8 * PAGE, 8 * PAGE));
+    }
+
+    #[test]
+    fn a_reserved_frame_is_not_handed_out() {
+        let mut frames = Frames::new(16 * PAGE);
+        frames.take(4 * PAGE).unwrap();
+        frames.give(Run { start: 0, len: 3 * PAGE });
+        [PAGE, 6 * PAGE, 3 * PAGE, 6 * PAGE].into_iter().for_each(|at| frames.reserve(at));
+        assert_eq!((frames.used(), frames.high_water()), (3 * PAGE, 7 * PAGE));
+        let taken: Vec<_> = std::iter::from_fn(|| frames.take_one()).map(|at| at / PAGE).collect();
+        assert_eq!(taken, [0, 2, 4, 5, 7, 8, 9, 10, 11, 12, 13, 14, 15]);
     }
 
     proptest! {

@@ -6,6 +6,7 @@
 
 mod copy;
 mod frames;
+mod image;
 mod ram;
 mod tables;
 
@@ -14,12 +15,12 @@ use std::{collections::BTreeMap, ops::Range, sync::Arc};
 use rustix::io::Errno;
 use vmm_core::{Error, hv::Vm};
 
-pub(crate) use self::tables::Edit;
 use self::{
     frames::{Frames, Run},
     ram::Ram,
     tables::{Tables, Target},
 };
+pub(crate) use self::{image::Image, tables::Edit};
 
 /// Bytes of a page.
 pub(crate) const PAGE: u64 = 4096;
@@ -76,6 +77,8 @@ pub(crate) struct Space {
     tables: Tables,
     /// By start; they do not overlap.
     areas: BTreeMap<u64, Area>,
+    /// The areas may be others than those of the image that this began as.
+    changed: bool,
 }
 
 /// A page of the stub, by its physical address.
@@ -89,7 +92,7 @@ impl Space {
         let ram = Ram::new(vm, limit)?;
         let tables = Tables::new(&ram, &mut frames);
         let tables = tables.map_err(|_| Error::bad_config("no room for a page table"))?;
-        Ok(Self { ram, frames, tables, areas: BTreeMap::new() })
+        Ok(Self { ram, frames, tables, areas: BTreeMap::new(), changed: false })
     }
 
     /// The physical address of the root of the page tables.
@@ -270,6 +273,7 @@ impl Space {
         }
         let end = at.checked_add(len).filter(|end| at >= USER.start && *end <= USER.end);
         let end = end.ok_or(Errno::NOMEM)?;
+        self.changed = true;
         for place in [at, end] {
             if let Some((offset, area)) = self.area(place)
                 && offset > 0

@@ -6,7 +6,7 @@ use vm_memory::{GuestMemoryRegion, MemoryRegionAddress, VolatileSlice, bitmap::B
 use vmm_core::{
     Result,
     hv::{Access, MemorySlot, Vm},
-    memory::{GuestAddress, RamRegion},
+    memory::{GuestAddress, PAGE_SIZE, PageSet, RamRegion, Template},
 };
 
 use super::frames::Run;
@@ -18,14 +18,61 @@ const SMALLEST_SLOT: u64 = 1 << 20;
 pub(crate) struct Ram {
     region: RamRegion,
     vm: Arc<dyn Vm>,
-    /// How much of it the VM has slots for.
+    /// How much of it the VM has slots for, and where they start.
     mapped: u64,
+    slots: Vec<u64>,
 }
 
 impl Ram {
     pub(crate) fn new(vm: Arc<dyn Vm>, limit: u64) -> Result<Self> {
         let region = RamRegion::memfd(GuestAddress(0), limit)?;
-        Ok(Self { region, vm, mapped: 0 })
+        Ok(Self { region, vm, mapped: 0, slots: Vec::new() })
+    }
+
+    /// One that begins as a template.
+    pub(crate) fn view(vm: Arc<dyn Vm>, template: &Template, limit: u64) -> Result<Self> {
+        let region = template.view(GuestAddress(0), limit)?;
+        Ok(Self { region, vm, mapped: 0, slots: Vec::new() })
+    }
+
+    /// Becomes what [`view`](Self::view) makes, in the same VM.
+    pub(crate) fn become_view(&mut self, template: &Template, limit: u64) -> Result<()> {
+        let region = template.view(GuestAddress(0), limit)?;
+        while let Some(slot) = self.slots.pop() {
+            self.vm.unmap(GuestAddress(slot))?;
+        }
+        (self.region, self.mapped) = (region, 0);
+        Ok(())
+    }
+
+    /// Makes what lies below `end` a template.
+    pub(crate) fn freeze(&self, end: u64) -> Result<Template> {
+        self.region.freeze(end, &self.take_written()?)
+    }
+
+    /// Puts back the template's content, but for the frames `but`.
+    pub(crate) fn restore(&self, but: impl Iterator<Item = u64>) -> Result<()> {
+        let mut written = self.take_written()?;
+        but.for_each(|frame| written.remove(frame / PAGE_SIZE));
+        self.region.restore(&written)
+    }
+
+    /// The pages that guest and host have written since this was asked last.
+    fn take_written(&self) -> Result<PageSet> {
+        let mut written = PageSet::new();
+        self.region.take_written(&mut written);
+        for slot in &self.slots {
+            match self.vm.dirty_log() {
+                Some(log) => written.insert_bits(slot / PAGE_SIZE, &log.take(GuestAddress(*slot))?),
+                None => written.insert_range(slot / PAGE_SIZE..self.mapped / PAGE_SIZE),
+            }
+        }
+        Ok(written)
+    }
+
+    /// The most there can be, in bytes.
+    pub(crate) fn limit(&self) -> u64 {
+        self.region.len()
     }
 
     /// Makes sure that the VM sees everything below `end`.
@@ -43,8 +90,9 @@ impl Ram {
             offset: self.mapped,
             len: wanted - self.mapped,
             access: Access::ReadWrite,
-            log_dirty: false,
+            log_dirty: self.vm.dirty_log().is_some(),
         })?;
+        self.slots.push(self.mapped);
         self.mapped = wanted;
         Ok(())
     }

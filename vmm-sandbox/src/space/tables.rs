@@ -31,7 +31,7 @@ pub(crate) struct Edit {
 }
 
 /// What pages are mapped to.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Target {
     /// Frames from this physical address on.
     Frames(u64, Protection),
@@ -55,6 +55,7 @@ impl Target {
     }
 }
 
+#[derive(Clone)]
 pub(crate) struct Tables {
     root: u64,
     /// The frame of each table but the root, by its level (1 maps pages) and what it maps.
@@ -76,6 +77,16 @@ impl Tables {
     /// The root's physical address, for CR3.
     pub(crate) fn root(&self) -> u64 {
         self.root
+    }
+
+    /// The frames of all tables.
+    pub(crate) fn frames(&self) -> impl Iterator<Item = u64> {
+        self.places.values().copied().chain([self.root])
+    }
+
+    /// How many tables there are.
+    pub(crate) fn count(&self) -> usize {
+        self.places.len() + 1
     }
 
     /// What the guest is to change before it goes on, in order.
