@@ -3,7 +3,9 @@
 //! `iced-x86` says what an instruction is; a family of `isa` lowers it: chooses what executes it
 //! and fills in the operands. Then each block is read backwards for flags that nobody will see.
 
-use iced_x86::{Code, DecoderError, DecoderOptions, FlowControl, Instruction, OpKind, Register};
+use iced_x86::{
+    Code, DecoderError, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register,
+};
 
 use crate::{
     isa,
@@ -83,7 +85,9 @@ impl Decoder {
             last.offset = (instruction.ip() & OFFSET) as u16;
             last.len = instruction.len() as u8;
             last.ordinal = ordinal;
-            ends = self.lower(&instruction, last, mode);
+            let begin = (instruction.ip().wrapping_sub(offset)) as usize;
+            let code = bytes.get(begin..begin + instruction.len()).unwrap_or_default();
+            ends = self.lower(&instruction, code, last, mode);
             if ends {
                 break;
             }
@@ -97,11 +101,12 @@ impl Decoder {
     }
 
     /// Lowers an instruction; true if the block ends with it.
-    fn lower(&mut self, instruction: &Instruction, template: Op, mode: u32) -> bool {
+    fn lower(&mut self, instruction: &Instruction, bytes: &[u8], template: Op, mode: u32) -> bool {
         let template = Op { code: instruction.code() as u16, ..template };
         let begun = self.ops.len();
         let mut lowering = Lowering {
             instruction,
+            bytes,
             template,
             mode,
             ends: instruction.flow_control() != FlowControl::Next,
@@ -110,8 +115,7 @@ impl Decoder {
         };
         if isa::lower(&mut lowering).is_none() {
             lowering.ends = true;
-            let exec =
-                if instruction.code() == Code::INVALID { isa::invalid } else { isa::unknown };
+            let exec = if is_invalid(instruction) { isa::invalid } else { isa::unknown };
             lowering.ops.truncate(begun);
             lowering.facts.truncate(begun);
             lowering.push(Op { exec, ..template });
@@ -136,6 +140,12 @@ impl Decoder {
     }
 }
 
+/// Bytes that are no instruction, or one that is for that.
+fn is_invalid(i: &Instruction) -> bool {
+    let undefined = matches!(i.mnemonic(), Mnemonic::Ud0 | Mnemonic::Ud1 | Mnemonic::Ud2);
+    undefined || i.code() == Code::INVALID
+}
+
 /// The kinds of an instruction's first two operands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
@@ -152,6 +162,8 @@ pub(crate) enum Form {
 /// An instruction on its way to operations.
 pub(crate) struct Lowering<'a> {
     pub(crate) instruction: &'a Instruction,
+    /// The instruction as it is in memory.
+    pub(crate) bytes: &'a [u8],
     /// The operation with what all have, without operands.
     template: Op,
     pub(crate) mode: u32,

@@ -15,6 +15,23 @@ pub(crate) struct X87 {
     pub(crate) top: u8,
     /// Bit n: Rn is not empty.
     pub(crate) full: u8,
+    pub(crate) last: Last,
+}
+
+/// The last instruction that was not about control, and the last operand in memory.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Last {
+    /// The lower three bits of its first byte, and the second byte.
+    pub(crate) opcode: u16,
+    pub(crate) instruction: u64,
+    pub(crate) code_segment: u16,
+    pub(crate) operand: u64,
+    pub(crate) data_segment: u16,
+}
+
+impl Last {
+    /// The bits of an opcode.
+    pub(crate) const OPCODE: u16 = 0x7ff;
 }
 
 /// Where TOP is in the status word.
@@ -50,7 +67,8 @@ pub(crate) const INDEFINITE: u128 = 0xffff_c000_0000_0000_0000;
 impl Default for X87 {
     /// As after FNINIT (Intel SDM 1-8.1.1).
     fn default() -> Self {
-        Self { registers: [Vector::default(); 8], control: 0x37f, status: 0, top: 0, full: 0 }
+        let registers = [Vector::default(); 8];
+        Self { registers, control: 0x37f, status: 0, top: 0, full: 0, last: Last::default() }
     }
 }
 

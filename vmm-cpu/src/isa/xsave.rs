@@ -13,7 +13,7 @@ use crate::{
     state::State,
     system::mode,
     vector::{Vector, Vectors},
-    x87::X87,
+    x87::{Last, X87},
 };
 
 /// What is saved without the header, in pieces of 16 bytes: words about the x87 unit and MXCSR, ST(0)
@@ -33,11 +33,48 @@ const X87_COMPONENT: u64 = 1;
 const SSE_COMPONENT: u64 = 2;
 const ALL: u64 = X87_COMPONENT | SSE_COMPONENT;
 
+/// How long the addresses of the last x87 instruction and its operand are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// 32 bits, and a selector.
+    Narrow,
+    /// 64 bits, as REX.W says.
+    Wide,
+}
+
+impl Form {
+    /// Of an operation whose `imm` says it.
+    fn of(op: &Op) -> Self {
+        if op.imm == 0 { Self::Narrow } else { Self::Wide }
+    }
+
+    fn put(self, address: u64, selector: u16) -> u64 {
+        match self {
+            Self::Narrow => address & u64::from(u32::MAX) | u64::from(selector) << 32,
+            Self::Wide => address,
+        }
+    }
+
+    fn take(self, word: u64) -> (u64, u16) {
+        match self {
+            Self::Narrow => (word & u64::from(u32::MAX), (word >> 32) as u16),
+            // AMD's processors keep 57 bits.
+            Self::Wide => (((word << 7).cast_signed() >> 7).cast_unsigned(), 0),
+        }
+    }
+}
+
 impl Vectors {
-    fn legacy(&self) -> Legacy {
+    fn legacy(&self, form: Form) -> Legacy {
         let mut pieces = [0; 26];
-        pieces[0] = self.x87.words().into();
-        pieces[1] = u128::from(self.mxcsr) << 64 | u128::from(MXCSR_BITS) << 96;
+        // Only with an exception to be told of, as on AMD's processors (AMD64 APM 2, 11.4.4.3).
+        let last = if self.x87.is_pending() { self.x87.last } else { Last::default() };
+        let instruction = form.put(last.instruction, last.code_segment);
+        let operand = form.put(last.operand, last.data_segment);
+        pieces[0] = u128::from(self.x87.words() | u64::from(last.opcode) << 48)
+            | u128::from(instruction) << 64;
+        pieces[1] =
+            u128::from(operand) | u128::from(self.mxcsr) << 64 | u128::from(MXCSR_BITS) << 96;
         for i in 0..8 {
             pieces[REGISTERS + usize::from(i)] = self.x87.st(i).low();
         }
@@ -49,13 +86,17 @@ impl Vectors {
 
     /// Sets the components asked for: to what was saved if it is said to be there, else to what
     /// they are after power-on. MXCSR is no part of them.
-    fn set_legacy(&mut self, pieces: &Legacy, asked: u64, there: u64) {
+    fn set_legacy(&mut self, pieces: &Legacy, form: Form, asked: u64, there: u64) {
         let there = asked & there;
         if asked & X87_COMPONENT != 0 {
             self.x87 = X87::default();
         }
         if there & X87_COMPONENT != 0 {
             self.x87.set_words(pieces[0] as u64);
+            let (instruction, code_segment) = form.take((pieces[0] >> 64) as u64);
+            let (operand, data_segment) = form.take(pieces[1] as u64);
+            let opcode = (pieces[0] >> 48) as u16 & Last::OPCODE;
+            self.x87.last = Last { opcode, instruction, code_segment, operand, data_segment };
             for i in 0..8 {
                 let number = self.x87.number(i);
                 let saved = pieces[REGISTERS + usize::from(i)];
@@ -72,7 +113,7 @@ impl Vectors {
 }
 
 impl X87 {
-    /// Control word, status word, tags; the rest, about the last instruction, is not kept.
+    /// Control word, status word, tags.
     fn words(&self) -> u64 {
         let words = [self.control, self.status_word(), self.full.into()];
         words.iter().rev().fold(0, |words, word| words << 16 | u64::from(*word))
@@ -89,7 +130,7 @@ impl Core {
     /// What XSAVE stores of all components, in the standard format.
     pub(crate) fn xsave_image(&self) -> Vec<u8> {
         let mut image: Vec<u8> =
-            self.vectors.legacy().iter().flat_map(|piece| piece.to_le_bytes()).collect();
+            self.vectors.legacy(Form::Wide).iter().flat_map(|piece| piece.to_le_bytes()).collect();
         image.resize(State::XSAVE_LEN, 0);
         image[HEADER as usize] = ALL as u8;
         image
@@ -105,7 +146,7 @@ impl Core {
         }
         let there = u64::from(bytes[HEADER as usize]);
         self.vectors = Vectors::default();
-        self.vectors.set_legacy(&pieces, ALL, there);
+        self.vectors.set_legacy(&pieces, Form::Wide, ALL, there);
         if there & SSE_COMPONENT != 0 {
             self.vectors.mxcsr = (pieces[1] >> 64) as u32 & MXCSR_BITS;
         }
@@ -128,8 +169,16 @@ pub(super) fn lower(l: &mut Lowering<'_>) -> Option<()> {
             }
         }
     };
+    let wide = matches!(
+        l.instruction.mnemonic(),
+        Mnemonic::Fxrstor64
+            | Mnemonic::Fxsave64
+            | Mnemonic::Xrstor64
+            | Mnemonic::Xsave64
+            | Mnemonic::Xsaveopt64
+    );
     let op = l.operands().0;
-    l.push(Op { exec, ..op });
+    l.push(Op { exec, imm: wide.into(), ..op });
     Some(())
 }
 
@@ -170,8 +219,9 @@ fn mxcsr(core: &mut Core, pieces: &Legacy) -> Result<u32, Stop> {
 }
 
 /// Stores some components; the caller has made sure that it can.
-fn store(core: &mut Core, at: u64, components: u64, world: &World<'_>) -> Done {
-    let pieces = core.vectors.legacy();
+fn store(core: &mut Core, op: &Op, components: u64, world: &World<'_>) -> Done {
+    let at = core.address(op);
+    let pieces = core.vectors.legacy(Form::of(op));
     let place = |n: usize| at.wrapping_add(16 * n as u64);
     if components & X87_COMPONENT != 0 {
         core.store(at, pieces[0], world)?;
@@ -193,7 +243,7 @@ fn fxsave(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
     let at = area(core, op, 16)?;
     core.probe_write(at.wrapping_add(LAST), 1, world)?;
     core.probe_write(at, size_of::<Legacy>(), world)?;
-    store(core, at, ALL, world)
+    store(core, op, ALL, world)
 }
 
 fn fxrstor(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
@@ -201,7 +251,7 @@ fn fxrstor(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
     core.probe_read(at.wrapping_add(LAST), 1, world)?;
     let pieces = load(core, at, world)?;
     core.vectors.mxcsr = mxcsr(core, &pieces)?;
-    core.vectors.set_legacy(&pieces, ALL, ALL);
+    core.vectors.set_legacy(&pieces, Form::of(op), ALL, ALL);
     Ok(())
 }
 
@@ -219,7 +269,7 @@ fn xsave(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
     core.probe_write(at.wrapping_add(State::XSAVE_LEN as u64 - 1), 1, world)?;
     core.probe_write(at, State::XSAVE_LEN, world)?;
     let there: u64 = core.load(header, world)?;
-    store(core, at, components, world)?;
+    store(core, op, components, world)?;
     core.store(header, there | components, world)
 }
 
@@ -240,7 +290,7 @@ fn xrstor(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
     if components & SSE_COMPONENT != 0 {
         core.vectors.mxcsr = mxcsr(core, &pieces)?;
     }
-    core.vectors.set_legacy(&pieces, components, header[0]);
+    core.vectors.set_legacy(&pieces, Form::of(op), components, header[0]);
     Ok(())
 }
 

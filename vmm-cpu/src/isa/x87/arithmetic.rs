@@ -88,7 +88,7 @@ fn codes(op: X87) -> u16 {
 
 /// `dst = dst op src`.
 fn binary<K: Kind>(core: &mut Core, op: &Op, _: &World<'_>) -> Done {
-    core.await_x87()?;
+    core.begin_x87(op)?;
     let (b, early) = core.x87_source(op);
     let result = match (core.vectors.x87.get(op.dst), b) {
         (Some(a), Some(b)) => {
@@ -111,8 +111,8 @@ fn binary<K: Kind>(core: &mut Core, op: &Op, _: &World<'_>) -> Done {
 }
 
 /// `ST(0) = op ST(0)`.
-fn unary<K: Kind>(core: &mut Core, _: &Op, _: &World<'_>) -> Done {
-    core.await_x87()?;
+fn unary<K: Kind>(core: &mut Core, op: &Op, _: &World<'_>) -> Done {
+    core.begin_x87(op)?;
     let result = match core.vectors.x87.get(0) {
         Some(a) => {
             let answer = core.x87(K::OP, a, a);
@@ -134,8 +134,8 @@ fn unary<K: Kind>(core: &mut Core, _: &Op, _: &World<'_>) -> Done {
 }
 
 /// ST(0) and ST(1) to the top of the stack, as it is afterwards.
-fn top_two<K: Kind>(core: &mut Core, _: &Op, _: &World<'_>) -> Done {
-    core.await_x87()?;
+fn top_two<K: Kind>(core: &mut Core, op: &Op, _: &World<'_>) -> Done {
+    core.begin_x87(op)?;
     let x87 = &core.vectors.x87;
     let result = match (x87.get(0), x87.get(1)) {
         (Some(a), Some(b)) => {
@@ -167,8 +167,8 @@ fn top_two<K: Kind>(core: &mut Core, _: &Op, _: &World<'_>) -> Done {
 }
 
 /// Two results for ST(0).
-fn pushing<K: Kind>(core: &mut Core, _: &Op, _: &World<'_>) -> Done {
-    core.await_x87()?;
+fn pushing<K: Kind>(core: &mut Core, op: &Op, _: &World<'_>) -> Done {
+    core.begin_x87(op)?;
     let x87 = &core.vectors.x87;
     let results = match (x87.get(0), x87.get(7)) {
         (Some(a), None) => {
@@ -195,9 +195,9 @@ fn pushing<K: Kind>(core: &mut Core, _: &Op, _: &World<'_>) -> Done {
 }
 
 /// FABS and FCHS.
-fn sign<const CLEAR: bool>(core: &mut Core, _: &Op, _: &World<'_>) -> Done {
+fn sign<const CLEAR: bool>(core: &mut Core, op: &Op, _: &World<'_>) -> Done {
     const SIGN: u128 = 1 << 79;
-    core.await_x87()?;
+    core.begin_x87(op)?;
     let x87 = &mut core.vectors.x87;
     let value = match x87.get(0) {
         Some(value) => {

@@ -46,7 +46,7 @@ pub(super) fn exec(mnemonic: Mnemonic) -> Option<Exec> {
 }
 
 fn compare<const HOW: u8, const POPS: u8>(core: &mut Core, op: &Op, _: &World<'_>) -> Done {
-    core.await_x87()?;
+    core.begin_x87(op)?;
     let zero = (Some(Vector::default()), Denormal(false));
     let (b, early) = if HOW & WITH_ZERO != 0 { zero } else { core.x87_source(op) };
     let which = if HOW & QUIET != 0 { X87::UnorderedCompare } else { X87::Compare };
@@ -75,8 +75,8 @@ fn compare<const HOW: u8, const POPS: u8>(core: &mut Core, op: &Op, _: &World<'_
 }
 
 /// FXAM: what kind of value is in ST(0) (Intel SDM 2, FXAM).
-fn examine(core: &mut Core, _: &Op, _: &World<'_>) -> Done {
-    core.await_x87()?;
+fn examine(core: &mut Core, op: &Op, _: &World<'_>) -> Done {
+    core.begin_x87(op)?;
     let x87 = &mut core.vectors.x87;
     let bits: u128 = x87.st(0).low();
     let (exponent, significand) = (bits >> 64 & 0x7fff, bits as u64);
@@ -98,7 +98,7 @@ fn examine(core: &mut Core, _: &Op, _: &World<'_>) -> Done {
 }
 
 fn conditional<const CC: u8>(core: &mut Core, op: &Op, _: &World<'_>) -> Done {
-    core.await_x87()?;
+    core.begin_x87(op)?;
     let holds = core.flags.condition::<CC>();
     let x87 = &mut core.vectors.x87;
     match (x87.get(0), x87.get(op.src)) {

@@ -10,17 +10,15 @@ mod transfer;
 
 use iced_x86::{Instruction, MemorySize, Mnemonic, OpKind};
 
-use super::{
-    Done,
-    sse::{NEVER, load, not_available},
-};
+use super::{Done, sse::not_available};
 use crate::{
     core::{Core, World},
     decode::Lowering,
     exception::{Exception, Vector as Number},
     fp::{self, Answer, Bits, X87},
     op::{Exec, Op, Stop},
-    system::mode,
+    regs::{FS_BASE, GS_BASE, PAGE},
+    system::{CS, FS, GS, mode},
     vector::{OPERAND, Vector},
     word::Word,
     x87::{DE, INDEFINITE},
@@ -42,18 +40,34 @@ pub(super) fn lower(l: &mut Lowering<'_>) -> Option<()> {
         return Some(());
     }
     let mut op = l.operands().0;
-    op.imm = Source::Register as u64;
+    // What tells exceptions apart is not about where an instruction is; only the x87 unit wants it.
+    op.imm = Source::Register as u64 | opcode(l.bytes) << OPCODE;
+    op.third = i.memory_segment().number() as u8 & 7;
     if i.op_count() == 0 {
         // Comparisons without operands are of ST(0) and ST(1).
         (op.dst, op.src) = (0, 1);
     }
     if let Some((exec, source)) = loads(i) {
         l.push(Op { exec, dst: OPERAND, ..op });
-        (op.dst, op.imm) = (0, source as u64);
+        op.dst = 0;
+        op.imm |= source as u64;
     }
     l.push(Op { exec, ..op });
     Some(())
 }
+
+/// What [`Last`] keeps of an instruction's bytes. Those of prefixes are none of 0xd8 to 0xdf.
+///
+/// [`Last`]: crate::x87::Last
+fn opcode(bytes: &[u8]) -> u64 {
+    let is_escape = |byte: &u8| matches!(byte, 0xd8..=0xdf);
+    let mut rest = bytes.iter().copied().skip_while(|byte| !is_escape(byte));
+    let [first, second] = [(); 2].map(|()| u64::from(rest.next().unwrap_or_default()));
+    (first & 7) << 8 | second
+}
+
+/// Where that is in an operation's `imm`.
+const OPCODE: u32 = 8;
 
 /// What brings a source operand in memory to [`OPERAND`].
 fn loads(i: &Instruction) -> Option<(Exec, Source)> {
@@ -83,7 +97,7 @@ fn loads(i: &Instruction) -> Option<(Exec, Source)> {
     })
 }
 
-/// What a source operand is, in an operation's `imm`.
+/// What a source operand is, in the lowest bits of an operation's `imm`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Source {
     /// A register.
@@ -97,10 +111,29 @@ enum Source {
     Int64,
 }
 
+impl Source {
+    fn of(op: &Op) -> Self {
+        const ALL: [Source; 8] = [
+            Source::Register,
+            Source::Bcd,
+            Source::Float32,
+            Source::Float64,
+            Source::Float80,
+            Source::Int16,
+            Source::Int32,
+            Source::Int64,
+        ];
+        ALL[(op.imm & 7) as usize]
+    }
+}
+
 /// Loads a source operand. A pending exception comes before a fault of the memory.
 fn load_source<W: Word>(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
     core.await_x87()?;
-    load::<W, NEVER>(core, op, world)
+    let at = core.address(op);
+    core.vectors[op.dst] = Vector::of(core.load::<W>(at, world)?);
+    core.note_operand(op);
+    Ok(())
 }
 
 /// Loads 80 bits.
@@ -110,6 +143,7 @@ fn load_long(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
     let low: u64 = core.load(at, world)?;
     let high: u16 = core.load(at.wrapping_add(8), world)?;
     core.vectors[op.dst] = Vector::of(u128::from(high) << 64 | u128::from(low));
+    core.note_operand(op);
     Ok(())
 }
 
@@ -123,6 +157,36 @@ impl Core {
         Ok(())
     }
 
+    /// Begins an instruction that is not about control, and cannot fault any more but by what is
+    /// pending.
+    #[inline(always)]
+    fn begin_x87(&mut self, op: &Op) -> Result<(), Stop> {
+        self.await_x87()?;
+        self.note_instruction(op);
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn note_instruction(&mut self, op: &Op) {
+        let last = &mut self.vectors.x87.last;
+        last.opcode = (op.imm >> OPCODE) as u16;
+        last.instruction = self.regs[PAGE].wrapping_add(op.offset.into());
+        last.code_segment = self.system.segments[usize::from(CS)].selector;
+    }
+
+    /// Keeps the memory operand's address in its segment.
+    fn note_operand(&mut self, op: &Op) {
+        let base = match op.third {
+            FS => self.regs[FS_BASE],
+            GS => self.regs[GS_BASE],
+            _ => 0,
+        };
+        let at = self.address(op).wrapping_sub(base);
+        let last = &mut self.vectors.x87.last;
+        last.operand = at;
+        last.data_segment = self.system.segments[usize::from(op.third & 7)].selector;
+    }
+
     /// Works something out under the guest's control word.
     fn x87(&self, op: X87, a: Vector, b: Vector) -> Answer {
         fp::x87(op, a, b, self.vectors.x87.control)
@@ -130,19 +194,16 @@ impl Core {
 
     /// An operation's source operand in 80 bits; none if it is an empty register.
     fn x87_source(&self, op: &Op) -> (Option<Vector>, Denormal) {
-        if op.imm == Source::Register as u64 {
+        let source = Source::of(op);
+        if source == Source::Register {
             return (self.vectors.x87.get(op.src), Denormal(false));
         }
-        let (value, status) = self.x87_converted(op.imm);
+        let (value, status) = self.x87_converted(source);
         let raw = self.vectors[OPERAND].low::<u64>();
         // The NaN is to be looked at as it is, not as its conversion has made it quiet.
-        let nan = match op.imm {
-            imm if imm == Source::Float32 as u64 => {
-                u32::is_nan(raw).then_some((raw >> 31, raw << 40))
-            }
-            imm if imm == Source::Float64 as u64 => {
-                u64::is_nan(raw).then_some((raw >> 63, raw << 11))
-            }
+        let nan = match source {
+            Source::Float32 => u32::is_nan(raw).then_some((raw >> 31, raw << 40)),
+            Source::Float64 => u64::is_nan(raw).then_some((raw >> 63, raw << 11)),
             _ => None,
         };
         let value = match nan {
@@ -156,24 +217,14 @@ impl Core {
     }
 
     /// [`OPERAND`] in 80 bits, and the flags that its conversion raises.
-    fn x87_converted(&self, source: u64) -> (Vector, u16) {
-        const SOURCES: [Source; 8] = [
-            Source::Register,
-            Source::Bcd,
-            Source::Float32,
-            Source::Float64,
-            Source::Float80,
-            Source::Int16,
-            Source::Int32,
-            Source::Int64,
-        ];
+    fn x87_converted(&self, source: Source) -> (Vector, u16) {
         let raw = self.vectors[OPERAND];
         let convert = |op: X87, raw: Vector| {
             let Answer { result, status, .. } = self.x87(op, raw, raw);
             (result, status)
         };
         let integer = |value: i64| convert(X87::FromI64, Vector::of(value.cast_unsigned()));
-        match SOURCES[(source & 7) as usize] {
+        match source {
             Source::Bcd => convert(X87::FromBcd, raw),
             Source::Float32 => convert(X87::FromF32, raw),
             Source::Float64 => convert(X87::FromF64, raw),
@@ -290,6 +341,37 @@ mod tests {
         let mut tags = [0; 4];
         ram.read(DATA + 8, &mut tags);
         assert_eq!(u32::from_le_bytes(tags), 0xffff_0fff);
+    }
+
+    #[test]
+    fn the_environment_tells_of_the_last_instruction_and_operand() {
+        let words = |ram: &Flat, at: u64| {
+            std::array::from_fn::<_, 7, _>(|n| {
+                let mut bytes = [0; 4];
+                ram.read(at + 4 * n as u64, &mut bytes);
+                u32::from_le_bytes(bytes)
+            })
+        };
+        let (cpu, ram) = run(|a| {
+            a.fld(qword_ptr(rbx + 64))?;
+            a.fnstenv(ptr(rbx))?;
+            // What is about control is not kept, what has no operand keeps the last.
+            a.fchs()?;
+            a.wait()?;
+            a.fnstenv(ptr(rbx + 32))?;
+            a.fnstsw(ax)?;
+            a.fxsave64(ptr(rbx + 512))
+        });
+        assert_eq!(vector(&cpu), None);
+        let at = DATA as u32;
+        let code = CODE as u32;
+        let [.., instruction, opcode, operand, _] = words(&ram, DATA);
+        // fld qword ptr [rbx + 64] is dd 43 40, fchs d9 e0.
+        assert_eq!([instruction, opcode, operand], [code, 0x543 << 16 | 8, at + 64]);
+        let [.., instruction, opcode, operand, _] = words(&ram, DATA + 32);
+        assert_eq!([instruction, opcode, operand], [code + 5, 0x1e0 << 16 | 8, at + 64]);
+        // FXSAVE tells of them only if an exception is pending.
+        assert_eq!(words(&ram, DATA + 512)[1] >> 16, 0);
     }
 
     #[test]

@@ -28,6 +28,7 @@ pub(super) fn exec(i: &Instruction) -> Option<Exec> {
         Mnemonic::Fbstp | Mnemonic::Fist | Mnemonic::Fistp | Mnemonic::Fst | Mnemonic::Fstp => {
             stores::<false>(i)?
         }
+        Mnemonic::Fstpnce => copy_unchecked,
         Mnemonic::Fisttp => stores::<true>(i)?,
         Mnemonic::Fxch => exchange,
         _ => return None,
@@ -54,13 +55,12 @@ fn stores<const CHOPS: bool>(i: &Instruction) -> Option<Exec> {
 }
 
 fn load(core: &mut Core, op: &Op, _: &World<'_>) -> Done {
-    core.await_x87()?;
-    let Op { imm, dst, .. } = *op;
-    let source = if imm == Source::Register as u64 {
+    core.begin_x87(op)?;
+    let source = if Source::of(op) == Source::Register {
         // FLD names it as its first operand.
-        core.vectors.x87.get(dst).map(|value| (value, 0))
+        core.vectors.x87.get(op.dst).map(|value| (value, 0))
     } else {
-        Some(core.x87_converted(imm))
+        Some(core.x87_converted(Source::of(op)))
     };
     let x87 = &mut core.vectors.x87;
     if source.is_some() && x87.get(7).is_some() {
@@ -88,8 +88,8 @@ const LG2: u8 = 4;
 const LN2: u8 = 5;
 const PI: u8 = 6;
 
-fn constant<const WHICH: u8>(core: &mut Core, _: &Op, _: &World<'_>) -> Done {
-    core.await_x87()?;
+fn constant<const WHICH: u8>(core: &mut Core, op: &Op, _: &World<'_>) -> Done {
+    core.begin_x87(op)?;
     let nothing = Vector::default();
     let value = match WHICH {
         ONE => Vector::of(0x3fff_8000_0000_0000_0000_u128),
@@ -108,7 +108,7 @@ fn constant<const WHICH: u8>(core: &mut Core, _: &Op, _: &World<'_>) -> Done {
 
 /// FST and FSTP to a register.
 fn copy<const POPS: bool>(core: &mut Core, op: &Op, _: &World<'_>) -> Done {
-    core.await_x87()?;
+    core.begin_x87(op)?;
     let x87 = &mut core.vectors.x87;
     let value = match x87.get(0) {
         Some(value) => {
@@ -125,8 +125,20 @@ fn copy<const POPS: bool>(core: &mut Core, op: &Op, _: &World<'_>) -> Done {
     Ok(())
 }
 
+/// FSTPNCE: an empty register is no error, and is not copied.
+fn copy_unchecked(core: &mut Core, op: &Op, _: &World<'_>) -> Done {
+    core.begin_x87(op)?;
+    let x87 = &mut core.vectors.x87;
+    if let Some(value) = x87.get(0) {
+        x87.set(op.dst, value);
+    }
+    x87.set_codes(0, C1);
+    x87.pop();
+    Ok(())
+}
+
 fn exchange(core: &mut Core, op: &Op, _: &World<'_>) -> Done {
-    core.await_x87()?;
+    core.begin_x87(op)?;
     let x87 = &mut core.vectors.x87;
     let (a, b) = (x87.get(0), x87.get(op.src));
     if a.is_some() && b.is_some() {
@@ -165,7 +177,7 @@ fn store<W: Word, const FORMAT: u8, const CHOPS: bool, const POPS: bool>(
     if CHOPS {
         answer.status &= !C1;
     }
-    finish::<POPS>(core, value.is_some(), answer.status, |core, is_written| {
+    finish::<POPS>(core, op, value.is_some(), answer.status, |core, is_written| {
         let at = core.address(op);
         if !is_written {
             return core.probe_write(at, size_of::<W>(), world);
@@ -183,7 +195,7 @@ fn store_long<const BCD: bool>(core: &mut Core, op: &Op, world: &World<'_>) -> D
         let answer = core.x87(X87::ToBcd, bits, bits);
         (bits, status) = (answer.result, answer.status);
     }
-    finish::<true>(core, value.is_some(), status, |core, is_written| {
+    finish::<true>(core, op, value.is_some(), status, |core, is_written| {
         let at = core.address(op);
         core.probe_write(at, 10, world)?;
         if !is_written {
@@ -198,6 +210,7 @@ fn store_long<const BCD: bool>(core: &mut Core, op: &Op, world: &World<'_>) -> D
 /// cannot be written faults in either case: `store` is told which it is.
 fn finish<const POPS: bool>(
     core: &mut Core,
+    op: &Op,
     is_full: bool,
     status: u16,
     store: impl FnOnce(&mut Core, bool) -> Result<(), Stop>,
@@ -210,5 +223,7 @@ fn finish<const POPS: bool>(
         after.pop();
     }
     core.vectors.x87 = after;
+    core.note_instruction(op);
+    core.note_operand(op);
     Ok(())
 }
