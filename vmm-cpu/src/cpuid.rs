@@ -21,6 +21,9 @@ pub struct CpuidLeaf {
 #[derive(Clone, Debug)]
 pub(crate) struct Cpuid(Vec<CpuidLeaf>);
 
+/// The function that tells of XSAVE's state components.
+const XSAVE_SIZES: u32 = 0xd;
+
 const VENDOR: &[u8; 12] = b"AuthenticAMD";
 const BRAND: &[u8; 48] = b"x86-64 in software                              ";
 /// Family 17h, model 31h: what systems take for an AMD processor of these features.
@@ -84,9 +87,9 @@ impl CpuidLeaf {
             Self::new(1, [SIGNATURE, 8 << 8, BASIC_ECX, BASIC_EDX]),
             indexed(7, 0, [0, EXTENDED_EBX, EXTENDED_ECX, EXTENDED_EDX]),
             // x87 and SSE, in 576 bytes.
-            indexed(0xd, 0, [3, 576, 576, 0]),
+            indexed(XSAVE_SIZES, 0, [3, 576, 576, 0]),
             // XSAVEOPT.
-            indexed(0xd, 1, [1, 0, 0, 0]),
+            indexed(XSAVE_SIZES, 1, [1, 0, 0, 0]),
             named(0x8000_0000, 0x8000_0021),
             Self::new(0x8000_0001, [SIGNATURE, 0, AMD_ECX, AMD_EDX]),
             brand(0),
@@ -105,7 +108,6 @@ impl CpuidLeaf {
         match (self.function, self.index) {
             (1, _) | (0x8000_0001, _) => [false, false, true, true],
             (7, Some(0) | None) => [false, true, true, true],
-            (0xd, Some(1)) => [true; 4],
             (7, _) | (0x8000_0007 | 0x8000_0021, _) => [true; 4],
             _ => [false; 4],
         }
@@ -147,6 +149,15 @@ impl Cpu {
                 there[2] |= APIC_ECX;
                 there[3] |= APIC_EDX;
             }
+            if leaf.function == XSAVE_SIZES {
+                // What there is to save, and how long that is, is no model's to say.
+                cut.regs = match (leaf.index, leaf.regs[0]) {
+                    (Some(1), features) => [features & there[0], 0, 0, 0],
+                    (_, 0) => leaf.regs,
+                    _ => there,
+                };
+                return cut;
+            }
             for (n, feature) in leaf.features().into_iter().enumerate() {
                 if feature {
                     cut.regs[n] &= there[n];
@@ -182,5 +193,16 @@ mod tests {
         let answer = cpu.core.cpuid.answer(1, 0, &cpu.core.system);
         assert_eq!(answer, [7, 8, 1, BASIC_EDX | APIC_EDX]);
         assert_eq!(cpu.core.cpuid.answer(0, 0, &cpu.core.system), [0; 4]);
+    }
+
+    #[test]
+    fn a_model_cannot_add_state_components() {
+        let mut cpu = Cpu::new(Arc::new(CodeMap::new()));
+        // x87, SSE and AVX; XSAVEOPT, XSAVEC, XGETBV of 1, XSAVES; where AVX's state is.
+        let leaf = |index, regs| CpuidLeaf { function: 0xd, index: Some(index), regs };
+        let avx = [leaf(0, [7, 832, 832, 0]), leaf(1, [15, 832, 0, 0]), leaf(2, [256, 576, 0, 0])];
+        cpu.set_cpuid(&avx);
+        let answer = |index| cpu.core.cpuid.answer(0xd, index, &cpu.core.system);
+        assert_eq!([answer(0), answer(1), answer(2)], [[3, 576, 576, 0], [1, 0, 0, 0], [0; 4]]);
     }
 }
