@@ -44,3 +44,27 @@ pub trait Io {
     /// CR8 was written: 0 to 15.
     fn set_task_priority(&self, _priority: u8) {}
 }
+
+/// Nobody: loads and IN are all ones, stores and OUT go nowhere, as on a bus where nothing is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Nobody;
+
+impl Io for Nobody {
+    fn read(&self, _: u64, data: &mut [u8]) -> ControlFlow<()> {
+        data.fill(0xff);
+        ControlFlow::Continue(())
+    }
+
+    fn write(&self, _: u64, _: &[u8]) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
+
+    fn port_in(&self, _: u16, data: &mut [u8]) -> ControlFlow<()> {
+        data.fill(0xff);
+        ControlFlow::Continue(())
+    }
+
+    fn port_out(&self, _: u16, _: &[u8]) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
+}

@@ -40,7 +40,7 @@ mod x87;
 pub use code::CodeMap;
 pub use cpu::{Attention, Cpu, Exit};
 pub use cpuid::CpuidLeaf;
-pub use io::Io;
+pub use io::{Io, Nobody};
 pub use ram::{Flat, PAGE_SIZE, Page, Ram};
 pub use state::{InvalidState, Registers, Segment, State, Table};
 pub use time::{TSC_KHZ, Tsc};

@@ -1,9 +1,10 @@
 //! A small machine for unit tests: memory, page tables that map it at its own addresses, and
 //! nobody who answers.
 
-use std::{ops::ControlFlow, sync::Arc};
+use std::sync::Arc;
 
-use crate::{CodeMap, Cpu, Flat, Io, ram::PAGE_SIZE};
+pub(crate) use crate::Nobody;
+use crate::{CodeMap, Cpu, Flat, ram::PAGE_SIZE};
 
 /// Where code goes.
 pub(crate) const CODE: u64 = 0x1_0000;
@@ -12,29 +13,6 @@ pub(crate) const STACK: u64 = 0x2_0000;
 /// Free for data, up to the end of memory.
 pub(crate) const DATA: u64 = 0x3_0000;
 const PAGES: usize = 256;
-
-/// Where nobody answers: loads are all ones.
-pub(crate) struct Nobody;
-
-impl Io for Nobody {
-    fn read(&self, _: u64, data: &mut [u8]) -> ControlFlow<()> {
-        data.fill(0xff);
-        ControlFlow::Continue(())
-    }
-
-    fn write(&self, _: u64, _: &[u8]) -> ControlFlow<()> {
-        ControlFlow::Continue(())
-    }
-
-    fn port_in(&self, _: u16, data: &mut [u8]) -> ControlFlow<()> {
-        data.fill(0xff);
-        ControlFlow::Continue(())
-    }
-
-    fn port_out(&self, _: u16, _: &[u8]) -> ControlFlow<()> {
-        ControlFlow::Continue(())
-    }
-}
 
 /// A CPU in 64-bit mode at CPL 0, about to execute `code` at [`CODE`].
 pub(crate) fn machine(code: &[u8]) -> (Cpu, Flat) {

@@ -2,7 +2,9 @@
 
 use std::{arch::x86_64::__cpuid, sync::LazyLock};
 
-use iced_x86::{Code, CpuidFeature, EncodingKind, FlowControl, Mnemonic, OpCodeOperandKind};
+use iced_x86::{Code, FlowControl, Mnemonic, OpCodeOperandKind};
+
+use crate::features;
 
 /// Why a code is left out; `None` if it is not.
 pub fn why_not(code: Code) -> Option<&'static str> {
@@ -10,14 +12,11 @@ pub fn why_not(code: Code) -> Option<&'static str> {
     if !op.mode64() || !op.is_instruction() || op.fwait() {
         return Some("not an instruction of 64-bit mode");
     }
-    if !matches!(op.encoding(), EncodingKind::Legacy | EncodingKind::VEX) {
-        return Some("EVEX, XOP and the like are not built");
-    }
     if op.is_privileged() || !op.cpl3() {
         return Some("privileged");
     }
-    if op.intel_decoder64() != op.amd_decoder64() {
-        return Some("only one vendor has it in 64-bit mode");
+    if !op.amd_decoder64() || !op.intel_decoder64() && !is_amd() {
+        return Some("this vendor does not have it in 64-bit mode");
     }
     let loads_segment = op.op_kinds().iter().take(1).any(|kind| {
         use OpCodeOperandKind as K;
@@ -36,6 +35,9 @@ pub fn why_not(code: Code) -> Option<&'static str> {
     if is_system(code.mnemonic()) || loads_segment || far {
         return Some("the system's: its result depends on tables or modes, or it leaves user code");
     }
+    if code.mnemonic() == Mnemonic::Ud1 {
+        return Some("not all processors fetch all of it before they say that it is none");
+    }
     if is_unsteady(code.mnemonic()) {
         return Some("its result is not the same twice, or not the same on two processors");
     }
@@ -44,7 +46,11 @@ pub fn why_not(code: Code) -> Option<&'static str> {
     {
         return Some("transactions and software interrupts");
     }
-    if !code.cpuid_features().iter().all(|feature| host_has(*feature)) {
+    let features = code.cpuid_features();
+    if !features.iter().all(|feature| features::is_ours(*feature)) {
+        return Some("the software CPU does not report it");
+    }
+    if !features.iter().all(|feature| features::is_the_host_s(*feature)) {
         return Some("this processor does not have it");
     }
     None
@@ -130,34 +136,10 @@ fn is_unsteady(mnemonic: Mnemonic) -> bool {
     )
 }
 
-/// Whether the processor has this feature. Those the software CPU will not have are not asked for.
-fn host_has(feature: CpuidFeature) -> bool {
-    use CpuidFeature as F;
-    match feature {
-        F::INTEL8086 | F::INTEL186 | F::INTEL286 | F::INTEL386 | F::INTEL486 | F::X64 => true,
-        F::FPU | F::FPU287 | F::FPU387 | F::MULTIBYTENOP | F::PAUSE | F::CMOV | F::CPUID => true,
-        F::MMX | F::FXSR | F::SSE | F::SSE2 | F::CLFSH | F::CX8 => true,
-        F::SSE3 => is_x86_feature_detected!("sse3"),
-        F::SSSE3 => is_x86_feature_detected!("ssse3"),
-        F::SSE4_1 => is_x86_feature_detected!("sse4.1"),
-        F::SSE4_2 => is_x86_feature_detected!("sse4.2"),
-        F::SSE4A => is_x86_feature_detected!("sse4a"),
-        F::POPCNT => is_x86_feature_detected!("popcnt"),
-        F::LZCNT => is_x86_feature_detected!("lzcnt"),
-        F::BMI1 => is_x86_feature_detected!("bmi1"),
-        F::BMI2 => is_x86_feature_detected!("bmi2"),
-        F::ADX => is_x86_feature_detected!("adx"),
-        F::MOVBE => is_x86_feature_detected!("movbe"),
-        F::CMPXCHG16B => is_x86_feature_detected!("cmpxchg16b"),
-        F::XSAVE => is_x86_feature_detected!("xsave"),
-        F::XSAVEOPT => is_x86_feature_detected!("xsaveopt"),
-        F::AES => is_x86_feature_detected!("aes"),
-        F::PCLMULQDQ => is_x86_feature_detected!("pclmulqdq"),
-        // FSGSBASE needs the kernel's leave, which FS and GS of the runner need as well.
-        F::FSGSBASE | F::PREFETCHW => true,
-        // LAHF and SAHF in 64-bit mode: all but the first processors.
-        _ => false,
-    }
+/// Whether the processor is of the vendor that the software CPU follows where vendors differ.
+pub fn is_amd() -> bool {
+    let leaf = __cpuid(0);
+    [leaf.ebx, leaf.edx, leaf.ecx].map(u32::to_le_bytes).concat() == b"AuthenticAMD"
 }
 
 /// Whether the processor has MXCSR.MM, which lets operands of 16 bytes be misaligned.
@@ -170,6 +152,9 @@ pub fn may_misalign() -> bool {
 pub fn forms(code: Code) -> (bool, bool) {
     use OpCodeOperandKind as K;
     let (mut memory, mut registers) = (false, true);
+    if is_prefetch(code) {
+        return (memory, registers);
+    }
     for kind in code.op_code().op_kinds() {
         match kind {
             K::mem | K::mem_offs | K::seg_rSI | K::es_rDI | K::seg_rDI | K::seg_rBX_al => {
@@ -187,7 +172,17 @@ pub fn forms(code: Code) -> (bool, bool) {
     (memory, registers)
 }
 
-/// The codes that are put to the test, if they are built.
+/// What is PREFETCH with an operand in memory, and has a code of its own then.
+fn is_prefetch(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Reservednop_rm16_r16_0F0D
+            | Code::Reservednop_rm32_r32_0F0D
+            | Code::Reservednop_rm64_r64_0F0D
+    )
+}
+
+/// The codes that are put to the test.
 pub fn candidates() -> Vec<Code> {
     Code::values().filter(|code| why_not(*code).is_none()).collect()
 }

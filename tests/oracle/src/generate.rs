@@ -1,8 +1,8 @@
 //! Cases: an instruction of a given code, and everything it can see, at random.
 
 use iced_x86::{
-    Code, Decoder, Encoder, FlowControl, Instruction, InstructionInfoFactory, MemorySize, Mnemonic,
-    OpKind, Register, UsedMemory,
+    Code, Decoder, DecoderOptions, Encoder, FlowControl, Instruction, InstructionInfoFactory,
+    MemorySize, Mnemonic, OpKind, Register, UsedMemory,
 };
 
 use crate::{
@@ -217,7 +217,7 @@ fn width(kind: Kind) -> usize {
 
 /// Decodes what was encoded.
 pub fn decode(bytes: &[u8], rip: u64) -> Instruction {
-    Decoder::with_ip(64, bytes, rip, 0).decode()
+    Decoder::with_ip(64, bytes, rip, DecoderOptions::AMD).decode()
 }
 
 /// An address for an operand of this size.
@@ -357,6 +357,13 @@ fn x87(fx: &mut [u8; 512], random: &mut Random) {
     fx[..2].copy_from_slice(&control.to_le_bytes());
     fx[2..4].copy_from_slice(&status.to_le_bytes());
     fx[4] = if random.percent(60) { 0xff } else { random.bits() as u8 };
+    if pending != 0 {
+        // The last instruction and its operand. AMD's processors forget them whenever the kernel
+        // saves state without an exception pending.
+        fx[6..8].copy_from_slice(&(random.bits() as u16 & 0x7ff).to_le_bytes());
+        fx[8..16].copy_from_slice(&random.bits().to_le_bytes());
+        fx[16..24].copy_from_slice(&random.bits().to_le_bytes());
+    }
     for register in fx[32..160].chunks_mut(16) {
         register[..10].copy_from_slice(&random.extended());
     }

@@ -9,6 +9,7 @@ pub mod arena;
 pub mod case;
 pub mod codes;
 pub mod compare;
+pub mod features;
 pub mod generate;
 pub mod native;
 pub mod operands;

@@ -76,6 +76,11 @@ fn main() {
             }
         }
     }
+    let empty = rows.iter().filter(|(_, _, row)| row.cases == 0 || row.unbuilt > 0);
+    let empty: Vec<_> = empty.map(|(code, form, _)| format!("{code:?} {form:?}")).collect();
+    if !empty.is_empty() {
+        println!("\nnot built, or no case could be made: {}", empty.join(", "));
+    }
     let mut built: Vec<_> = rows.iter().filter(|r| r.2.cases > 0).map(|r| r.0 as u32).collect();
     built.dedup();
     println!(
@@ -84,7 +89,7 @@ fn main() {
         built.len(),
         begin.elapsed().as_secs_f64()
     );
-    std::process::exit(i32::from(different > 0));
+    std::process::exit(i32::from(different > 0 || !empty.is_empty()));
 }
 
 fn survey(options: &Options) -> Vec<(Code, Form, Row)> {

@@ -65,6 +65,8 @@ fn operand(i: &mut Instruction, n: u32, kind: K, at: Setting, random: &mut Rando
         K::mm_or_mem | K::mm_reg | K::mm_rm => register(Register::MM0, 8, random),
         K::xmm_or_mem | K::xmm_reg | K::xmm_rm => register(Register::XMM0, 16, random),
         K::seg_reg => register(Register::ES, 6, random),
+        K::cr_reg => random.of(&[Register::CR0, Register::CR2, Register::CR3, Register::CR4]),
+        K::dr_reg => register(Register::DR0, 8, random),
         K::sti_opcode => register(Register::ST0, 8, random),
         K::st0 => Register::ST0,
         K::al => Register::AL,
@@ -154,6 +156,11 @@ fn place_or_value(
             let far = kind == K::br64_4 && random.percent(50);
             let by = if far { i64::from(value as i32) / 2 } else { i64::from(value as i8) / 2 };
             i.set_near_branch64(at.rip.wrapping_add_signed(by));
+        }
+        K::br16_1 | K::br16_2 => {
+            i.set_op_kind(n, OpKind::NearBranch16);
+            let by = if kind == K::br16_1 { u16::from(value as u8 >> 1) } else { value as u16 };
+            i.set_near_branch16((at.rip as u16).wrapping_add(by));
         }
         _ => return None,
     }

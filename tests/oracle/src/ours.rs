@@ -1,12 +1,12 @@
 //! The software CPU's side: the same arena at the same addresses, one instruction at a time.
 
 use iced_x86::Instruction;
-use vmm_cpu::{Cpu, Exit, State};
+use vmm_cpu::{Cpu, Exit, Nobody, State};
 
 use crate::{
     arena::{CODE, CODE_SIZE, DATA, PAGE, PAGES, Rights, blank_data},
     case::{Case, Fault, Outcome, Registers, Window},
-    space::{Nobody, Space},
+    space::Space,
 };
 
 /// How the software CPU is made to execute one instruction.

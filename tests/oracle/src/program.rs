@@ -1,11 +1,11 @@
 //! Static Linux programs in user mode on the software CPU, with as much of a kernel as they need:
 //! memory, output, an end.
 
-use vmm_cpu::{Cpu, Exit, State};
+use vmm_cpu::{Cpu, Exit, Nobody, State};
 
 use crate::{
     arena::{PAGE, Rights},
-    space::{Nobody, SYSCALL_ENTRY, Space},
+    space::{SYSCALL_ENTRY, Space},
 };
 
 /// A program that is loaded.

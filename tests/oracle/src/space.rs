@@ -1,9 +1,9 @@
 //! The software CPU's surroundings: memory, page tables, and a kernel of one HLT a vector, which is
 //! how an exception of user code is seen.
 
-use std::{ops::ControlFlow, sync::Arc};
+use std::sync::Arc;
 
-use vmm_cpu::{CodeMap, Cpu, Flat, Io, Ram, Segment, State, Table};
+use vmm_cpu::{CodeMap, Cpu, Flat, Ram, Segment, State, Table};
 
 use crate::{
     arena::{LAST_USER_PAGE, PAGE, Rights},
@@ -199,29 +199,5 @@ impl Space {
         if let Some(page) = self.ram.page(physical / PAGE) {
             map.written(page.host.as_ptr() as usize + (physical % PAGE) as usize, bytes.len());
         }
-    }
-}
-
-/// Where nobody answers: loads are all ones.
-#[derive(Clone, Copy, Debug)]
-pub struct Nobody;
-
-impl Io for Nobody {
-    fn read(&self, _: u64, data: &mut [u8]) -> ControlFlow<()> {
-        data.fill(0xff);
-        ControlFlow::Continue(())
-    }
-
-    fn write(&self, _: u64, _: &[u8]) -> ControlFlow<()> {
-        ControlFlow::Continue(())
-    }
-
-    fn port_in(&self, _: u16, data: &mut [u8]) -> ControlFlow<()> {
-        data.fill(0xff);
-        ControlFlow::Continue(())
-    }
-
-    fn port_out(&self, _: u16, _: &[u8]) -> ControlFlow<()> {
-        ControlFlow::Continue(())
     }
 }

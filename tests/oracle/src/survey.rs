@@ -24,8 +24,10 @@ pub struct Sides {
 /// What became of the cases of a code and form.
 #[derive(Clone, Debug, Default)]
 pub struct Row {
-    /// How many cases there were; 0 if the code is not built.
+    /// How many cases there were.
     pub cases: usize,
+    /// How many could not be put to the test: the software CPU has not built the instruction.
+    pub unbuilt: usize,
     /// How many of them ended in an exception.
     pub faults: usize,
     /// Those that came out differently.
@@ -58,40 +60,43 @@ impl Sides {
             let most = (count - row.cases).min(Native::MOST);
             let made = (0..most).map_while(|_| generator.case(code, form));
             let cases: Vec<Case> = made.collect();
-            if cases.is_empty() || !self.batch(&cases, &mut row)? {
+            if cases.is_empty() {
+                break;
+            }
+            self.batch(cases, &mut row)?;
+            if row.unbuilt > 0 {
                 break;
             }
         }
         Ok(row)
     }
 
-    /// False if the code is not built.
-    fn batch(&mut self, cases: &[Case], row: &mut Row) -> io::Result<bool> {
+    fn batch(&mut self, mut cases: Vec<Case>, row: &mut Row) -> io::Result<()> {
         let mut ours = Vec::with_capacity(cases.len());
-        for case in cases {
+        cases.retain(|case| {
             let i = decode(&case.code, case.before.rip);
             let ways = Way::of(case, &i).iter();
             let outcomes = ways.map(|way| Some((*way, self.ours.execute(case, *way)?)));
-            let Some(outcomes) = outcomes.collect::<Option<Vec<_>>>() else { return Ok(false) };
-            ours.push((i, outcomes));
-        }
-        row.cases += cases.len();
-        let host = match self.native.execute(cases) {
+            let outcomes = outcomes.collect::<Option<Vec<_>>>();
+            let built = outcomes.is_some();
+            ours.extend(outcomes.map(|outcomes| (i, outcomes)));
+            row.unbuilt += usize::from(!built);
+            built
+        });
+        let host = match self.native.execute(&cases) {
             Ok(host) => host,
             Err(error) => {
                 self.native = Native::start()?;
-                if let [case] = cases {
+                if let [case] = &cases[..] {
+                    row.cases += 1;
                     row.add(Difference { case: case.clone(), what: vec![error.to_string()] });
-                    return Ok(true);
+                    return Ok(());
                 }
                 // One by one, to know which it was.
-                row.cases -= cases.len();
-                for case in cases {
-                    self.batch(std::slice::from_ref(case), row)?;
-                }
-                return Ok(true);
+                return cases.into_iter().try_for_each(|case| self.batch(vec![case], row));
             }
         };
+        row.cases += cases.len();
         for ((case, (i, ours)), host) in cases.iter().zip(&ours).zip(&host) {
             row.faults += usize::from(host.fault.is_some());
             for (way, ours) in ours {
@@ -103,7 +108,7 @@ impl Sides {
                 }
             }
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Puts one case to the test.
@@ -112,7 +117,7 @@ impl Sides {
     /// The processor's side cannot be started again.
     pub fn check(&mut self, case: &Case) -> io::Result<Row> {
         let mut row = Row::default();
-        self.batch(std::slice::from_ref(case), &mut row)?;
+        self.batch(vec![case.clone()], &mut row)?;
         Ok(row)
     }
 }

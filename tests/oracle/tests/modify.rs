@@ -2,11 +2,11 @@
 //! address, a byte at a time; and code that goes on where nothing is.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
-use vmm_cpu::{Cpu, Exit, State};
+use vmm_cpu::{Cpu, Exit, Nobody, State};
 use vmm_oracle::{
     arena::{PAGE, Rights},
     case::Fault,
-    space::{Nobody, Space},
+    space::Space,
 };
 
 const CODE: u64 = 0x1000_0000;

@@ -46,13 +46,16 @@ fn summary(name: &str, seed: u64, rows: &[(Code, Row)]) -> usize {
     for (code, row) in rows.iter().filter(|(_, row)| row.differences > 0) {
         println!("== {code:?}: {} of {}\n{}", row.differences, row.cases, row.found[0].text());
     }
+    let empty = rows.iter().filter(|(_, row)| row.cases == 0 || row.unbuilt > 0);
+    let empty: Vec<_> = empty.map(|(code, _)| code).collect();
+    assert!(empty.is_empty(), "not built, or no case could be made: {empty:?}");
     assert!(cases > 10_000, "hardly anything was tested");
     differ
 }
 
 #[test]
 fn the_same_cases_come_out_as_on_this_processor() {
-    let rows = slice(1, 100, Duration::from_secs(150));
+    let rows = slice(1, 1000, Duration::MAX);
     let differences = summary("fixed slice", 1, &rows);
     if vendor_is_followed("fixed slice") {
         assert_eq!(differences, 0);
@@ -62,12 +65,9 @@ fn the_same_cases_come_out_as_on_this_processor() {
 /// Whether this processor is of the vendor that the software CPU follows where vendors differ;
 /// elsewhere differences are told of, and no test fails by them.
 fn vendor_is_followed(test: &str) -> bool {
-    let leaf = std::arch::x86_64::__cpuid(0);
-    let vendor = [leaf.ebx, leaf.edx, leaf.ecx].map(u32::to_le_bytes).concat();
-    let is_followed = vendor == b"AuthenticAMD";
+    let is_followed = codes::is_amd();
     if !is_followed {
-        let vendor = vendor.escape_ascii();
-        println!("skipped: oracle: {test}: nothing is demanded of a processor by {vendor}");
+        println!("skipped: oracle: {test}: nothing is demanded of another vendor's processor");
     }
     is_followed
 }
@@ -78,7 +78,7 @@ fn vendor_is_followed(test: &str) -> bool {
 fn new_cases_are_kept_if_they_come_out_differently() {
     replay();
     let seed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
-    let rows = slice(seed, 50, Duration::from_secs(60));
+    let rows = slice(seed, 200, Duration::from_secs(60));
     if summary("new slice", seed, &rows) > 0 {
         std::fs::create_dir_all(REGRESSIONS).unwrap();
         for (code, row) in rows.iter().filter(|(_, row)| row.differences > 0) {

@@ -6,10 +6,10 @@ use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-use vmm_cpu::Exit;
+use vmm_cpu::{Exit, Nobody};
 use vmm_oracle::{
     arena::{PAGE, Rights},
-    space::{Nobody, Space},
+    space::Space,
 };
 
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
