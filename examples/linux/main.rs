@@ -26,11 +26,11 @@ use vmm_core::{
     kvm::Kvm,
     machine::{Accounting, Builder, Outcome},
 };
-use vmm_devices::{I8042, Rtc, Serial};
+use vmm_devices::{Block, I8042, Overlay, RawFile, Rtc, Serial};
 
 use self::{
     keyboard::Keyboard,
-    options::{Backend, Options, Request},
+    options::{Access, Backend, Disk, Options, Request},
     session::{End, Session},
 };
 
@@ -67,7 +67,7 @@ fn linux(options: &Options) -> Result<u8> {
         true => Serial::stdout().with_input(Keyboard::stdin(&session)?),
         false => Serial::stdio(),
     };
-    let machine = describe(options, &hypervisor, serial).build()?;
+    let machine = describe(options, &hypervisor, serial)?.build()?;
     let outcome = loop {
         match session.run(&machine) {
             Ok(Outcome::Reset) if options.reboot && session.ending().is_none() => {
@@ -104,13 +104,17 @@ fn hypervisor(backend: Backend) -> Result<Arc<dyn Hypervisor>> {
     }
 }
 
-fn describe(options: &Options, hypervisor: &Arc<dyn Hypervisor>, serial: Serial) -> Builder {
+fn describe(
+    options: &Options,
+    hypervisor: &Arc<dyn Hypervisor>,
+    serial: Serial,
+) -> Result<Builder> {
     let mut linux =
         Linux::kernel(&options.kernel).cmdline(&options.cmdline).protocol(options.protocol);
     if let Some(initrd) = &options.initrd {
         linux = linux.initrd(initrd);
     }
-    let machine = Machine::builder()
+    let mut machine = Machine::builder()
         .hypervisor(Arc::clone(hypervisor))
         .memory(options.memory << 20)
         .vcpus(options.cpus)
@@ -118,5 +122,24 @@ fn describe(options: &Options, hypervisor: &Arc<dyn Hypervisor>, serial: Serial)
         .device(serial)
         .device(Rtc::now())
         .device(I8042::new());
-    if options.stats { machine.account(Accounting::Times) } else { machine }
+    for disk in &options.disks {
+        machine = machine.device(open(disk)?);
+    }
+    Ok(if options.stats { machine.account(Accounting::Times) } else { machine })
+}
+
+fn open(disk: &Disk) -> vmm_core::Result<Block> {
+    let path = &disk.path;
+    match &disk.access {
+        Access::Write => Block::open(path),
+        Access::ReadOnly => Block::open_read_only(path),
+        Access::Overlay(top) => {
+            let base = RawFile::open_read_only(path)?;
+            Block::image(match top {
+                None => Overlay::temporary(base)?,
+                Some(top) if top.exists() => Overlay::open(top, base)?,
+                Some(top) => Overlay::create(top, base)?,
+            })
+        }
+    }
 }

@@ -20,6 +20,22 @@ pub struct Options {
     /// Whether a guest that resets starts anew.
     pub reboot: bool,
     pub stats: bool,
+    pub disks: Vec<Disk>,
+}
+
+/// A raw image, and what the guest may do with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disk {
+    pub path: PathBuf,
+    pub access: Access,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// What the guest writes is kept in a file of its own, or nowhere.
+    Overlay(Option<PathBuf>),
+    ReadOnly,
+    Write,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +74,9 @@ Usage: cargo run --example linux -- --kernel FILE [OPTION]...
   --mem MIB         the guest's memory [{MEMORY}]
   --cpus N          the number of its processors [1]
   --backend NAME    what runs them: kvm, or auto for the best this host has [auto]
+  --disk IMAGE      a raw image as the next of /dev/vda, /dev/vdb...; behind it, after commas:
+                    ro, it is not written; overlay, what is written is forgotten at the end;
+                    overlay=FILE, it is kept in FILE, which is made if need be
   --protocol NAME   how a vmlinux is entered: linux (64-bit boot protocol) or pvh [linux]
   --no-reboot       a guest that resets, as after a panic, is not started anew: the status is 1
   --stats           print on standard error what the guest was left for, and how long that took
@@ -67,6 +86,8 @@ On a terminal each key goes to the guest, Ctrl-C too, but for these:
 {KEYS}
 A pipe or a file is sent as it is, at once; Linux drops a few bytes of what comes before its console
 is open. The status is the code the guest powers off with (Linux: 0), or 1 after an error.
+
+The drivers of disks are modules in Debian's kernel: the RAM disk loads virtio_mmio, virtio_blk.
 
 Examples:
   cargo run --example linux -- --kernel vmlinuz --initrd initrd.img \\
@@ -92,6 +113,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, S
         };
         match name {
             "--kernel" => kernel = Some(file(name, value()?)?),
+            "--disk" => options.disks.push(disk(name, &value()?)?),
             "--initrd" => options.initrd = Some(file(name, value()?)?),
             "--cmdline" => options.cmdline = value()?,
             "--mem" => options.memory = number(name, &value()?, 1..=MOST_MEMORY)?,
@@ -125,7 +147,20 @@ fn defaults() -> Options {
         protocol: Protocol::Linux64,
         reboot: true,
         stats: false,
+        disks: Vec::new(),
     }
+}
+
+/// `IMAGE`, `IMAGE,ro`, `IMAGE,overlay` or `IMAGE,overlay=FILE`.
+fn disk(name: &str, value: &str) -> Result<Disk, String> {
+    let (path, access) = value.split_once(',').unwrap_or((value, ""));
+    let access = match split(access) {
+        ("", None) if path == value => Access::Write,
+        ("ro", None) => Access::ReadOnly,
+        ("overlay", top) => Access::Overlay(top.map(PathBuf::from)),
+        _ => return Err(format!("{name}: '{access}' is not one of ro, overlay, overlay=FILE")),
+    };
+    Ok(Disk { path: file(name, path.to_owned())?, access })
 }
 
 fn text(argument: OsString) -> Result<String, String> {
@@ -167,6 +202,7 @@ mod tests {
     /// Files that exist wherever tests run.
     const KERNEL: &str = "/proc/self/exe";
     const INITRD: &str = "/proc/self/maps";
+    const DISK: &str = "/proc/self/maps,overlay=top=1";
 
     fn parsed(arguments: &[&str]) -> Result<Request, String> {
         parse(arguments.iter().map(OsString::from))
@@ -187,6 +223,7 @@ mod tests {
             ("--mem", "64"),
             ("--cpus", "2"),
             ("--backend", "kvm"),
+            ("--disk", DISK),
             ("--protocol", "pvh"),
         ];
         let apart: Vec<&str> = pairs.iter().flat_map(|(name, value)| [*name, *value]).collect();
@@ -203,6 +240,10 @@ mod tests {
                 protocol: Protocol::Pvh,
                 reboot: false,
                 stats: true,
+                disks: vec![Disk {
+                    path: INITRD.into(),
+                    access: Access::Overlay(Some("top=1".into())),
+                }],
             }))
         };
         let flags = ["--no-reboot", "--stats"];
@@ -211,14 +252,30 @@ mod tests {
     }
 
     #[test]
+    fn a_disk_is_written_unless_it_is_said_otherwise() {
+        let parsed = |access: &str| disk("--disk", &format!("{KERNEL}{access}")).map(|d| d.access);
+        assert_eq!(parsed(""), Ok(Access::Write));
+        assert_eq!(parsed(",ro"), Ok(Access::ReadOnly));
+        assert_eq!(parsed(",overlay"), Ok(Access::Overlay(None)));
+        assert_eq!(parsed(",overlay=a,b"), Ok(Access::Overlay(Some("a,b".into()))));
+    }
+
+    #[test]
     fn each_refusal_names_the_option_and_the_value() {
-        let cases: [(&[&str], &str); 14] = [
+        let cases: [(&[&str], &str); 18] = [
             (&[], "--kernel is missing; try --help"),
             (&["--frobnicate"], "--frobnicate: no such option; try --help"),
             (&["--frobnicate=1"], "--frobnicate: no such option; try --help"),
             (&["vmlinuz"], "vmlinuz: no such option; try --help"),
             (&["--kernel"], "--kernel: its value is missing"),
             (&["--initrd", "no/such"], "--initrd: no/such: No such file or directory (os error 2)"),
+            (&["--disk", "no/such"], "--disk: no/such: No such file or directory (os error 2)"),
+            (&["--disk", "/dev/null,"], "--disk: '' is not one of ro, overlay, overlay=FILE"),
+            (&["--disk", "/dev/null,rw"], "--disk: 'rw' is not one of ro, overlay, overlay=FILE"),
+            (
+                &["--disk", "/dev/null,ro=1"],
+                "--disk: 'ro=1' is not one of ro, overlay, overlay=FILE",
+            ),
             (&["--mem", "0"], "--mem: '0' is not a number from 1 to 16777216"),
             (&["--mem", "16777217"], "--mem: '16777217' is not a number from 1 to 16777216"),
             (&["--mem=1G"], "--mem: '1G' is not a number from 1 to 16777216"),
@@ -237,7 +294,7 @@ mod tests {
     fn help_shows_every_option() {
         assert_eq!(parsed(&["--mem", "1", "--help", "--frobnicate"]), Ok(Request::Help));
         let help = help();
-        let pairs = ["kernel", "initrd", "cmdline", "mem", "cpus", "backend", "protocol"];
+        let pairs = ["kernel", "initrd", "disk", "cmdline", "mem", "cpus", "backend", "protocol"];
         for name in pairs.iter().chain(&["no-reboot", "stats", "help"]) {
             assert!(help.contains(&format!("\n  --{name} ")), "{name}");
         }

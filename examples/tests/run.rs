@@ -88,6 +88,25 @@ fn hostcall_scores_or_says_why_it_cannot() -> Result {
 }
 
 #[test]
+fn device_tells_the_time_in_three_places() -> Result {
+    let output = example("device", &[])?;
+    let text = String::from_utf8(output.stdout)?;
+    let lines: Vec<_> = text.lines().collect();
+    let [ticks, times @ ..] = &lines[..] else { return Err(text.into()) };
+    assert_eq!(*ticks, "a second has 1000 ticks");
+    let minutes = |line: &str| -> Option<u32> {
+        let (hour, minute) = line.split_once(": ")?.1.split_once(':')?;
+        Some(hour.parse::<u32>().ok()? * 60 + minute.parse::<u32>().ok()?)
+    };
+    let found: Vec<_> = times.iter().filter_map(|line| minutes(line)).collect();
+    let [here, tokyo, lima] = found[..] else { return Err(text.into()) };
+    // Minutes may pass between two answers.
+    let is_ahead = |time: u32, by: u32| (time + 1440 - here - by) % 1440 <= 10;
+    assert!(is_ahead(tokyo, 9 * 60) && is_ahead(lima + 1440, 19 * 60), "{text}");
+    Ok(())
+}
+
+#[test]
 fn probe_prints_a_table_for_people_and_json_for_programs() -> Result {
     let table = String::from_utf8(example("probe", &[])?.stdout)?;
     let kind = host::probe().kvm;
