@@ -25,7 +25,7 @@ use signal_hook::{
     low_level::emulate_default_handler,
 };
 use vmm_core::host::{self, Need};
-use vmm_sandbox::{Access, Canceller, Cause, ErrorKind, Outcome, Sandbox};
+use vmm_sandbox::{Access, Canceller, Cause, Outcome, Sandbox};
 
 use self::options::{Backend, Options, Request};
 
@@ -60,13 +60,7 @@ fn start() -> Result<u8> {
 fn run(options: &Options) -> Result<u8> {
     let mut sandbox = describe(options)?;
     let signal = cancel_on_signals(sandbox.canceller())?;
-    let outcome = loop {
-        match sandbox.start() {
-            // Stopped by ^Z, for one, and continued.
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            outcome => break outcome?,
-        }
-    };
+    let outcome = sandbox.start()?;
     if options.stats {
         print_statistics(&sandbox);
     }

@@ -12,7 +12,12 @@ mod this_host;
 
 use std::{
     io::{PipeReader, Read, Write},
-    sync::{Arc, Mutex, mpsc},
+    ops::ControlFlow,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+        mpsc,
+    },
     thread,
     time::Duration,
 };
@@ -262,6 +267,39 @@ fn a_foreign_signal_interrupts_a_run_that_waits_and_the_machine_stays_paused() {
     let outcome = events.recv_timeout(Duration::from_secs(60)).unwrap().unwrap_err();
     assert!(matches!(outcome, Ok(Outcome::Fault(_))), "{outcome:?}");
     runner.join().unwrap();
+}
+
+#[test]
+fn foreign_signals_do_not_disturb_a_sandbox_that_asks_what_to_do_about_them() {
+    let test = "foreign_signals_do_not_disturb_a_sandbox_that_asks_what_to_do_about_them";
+    let Some(kvm) = this_host::kvm_for(test) else { return };
+    handle_sigusr1();
+    let program = include_bytes!(concat!(env!("OUT_DIR"), "/sandbox/calls")).as_slice();
+    let asked = Arc::new(AtomicU64::new(0));
+    let (count, done) = (Arc::clone(&asked), Arc::new(AtomicBool::new(false)));
+    let ask = move || {
+        count.fetch_add(1, SeqCst);
+        ControlFlow::Continue(())
+    };
+    let mut sandbox = Sandbox::image(program).hypervisor(kvm).interruptible(ask).build().unwrap();
+    sandbox.start().unwrap();
+    // SAFETY: always succeeds.
+    let me = unsafe { libc::pthread_self() };
+    let ended = Arc::clone(&done);
+    let sender = thread::spawn(move || {
+        while !ended.load(SeqCst) {
+            // SAFETY: the thread joins this one before it ends.
+            unsafe { libc::pthread_kill(me, libc::SIGUSR1) };
+            thread::yield_now();
+        }
+    });
+    let mut calls = 0;
+    while calls < 1_000 || asked.load(SeqCst) < 10 {
+        calls += 1;
+        assert_eq!(sandbox.call::<i64>("counted", ()).unwrap(), calls);
+    }
+    done.store(true, SeqCst);
+    sender.join().unwrap();
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! From a description to a sandbox.
 
-use std::{borrow::Cow, fmt, os::unix::ffi::OsStringExt, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    borrow::Cow, fmt, ops::ControlFlow, os::unix::ffi::OsStringExt, path::PathBuf, sync::Arc,
+    time::Duration,
+};
 
 use vmm_core::{
     Error, Result,
@@ -14,7 +17,7 @@ use crate::{
     cpu::{Cpu, Entry},
     files::{Files, Handle},
     grant::{self, Access, Mount},
-    limits::{Limits, Watch},
+    limits::{Ask, Limits, Watch},
     load::{self, Program, Start},
     process::{Counts, Heap, Process},
     sandbox::{Parts, Sandbox},
@@ -50,6 +53,7 @@ pub struct Builder {
     memory: u64,
     functions: HostFunctions,
     limits: Limits,
+    ask: Option<Ask>,
     stdin: Input,
     stdout: Output,
     stderr: Output,
@@ -81,6 +85,7 @@ impl Builder {
             memory: MEMORY,
             functions: HostFunctions::default(),
             limits: Limits { output: OUTPUT, ..Limits::default() },
+            ask: None,
             stdin: Input::default(),
             stdout: Output::default(),
             stderr: Output::default(),
@@ -148,6 +153,20 @@ impl Builder {
     /// limit unless said otherwise.
     pub fn cpu_time(mut self, limit: Duration) -> Self {
         self.limits.cpu_time = Some(limit);
+        self
+    }
+
+    /// Asks whether to go on: right after a signal was handled on the thread that runs the program,
+    /// and every 50 ms. With [`ControlFlow::Break`], or a panic, the start or call ends with
+    /// [`Cause::Interrupted`](crate::Cause::Interrupted). Without this, signals do not end it.
+    ///
+    /// The closure runs on that thread, between two instructions of the program or while the host
+    /// waits on its behalf. It is how an interpreter has its own handlers run during a long call.
+    pub fn interruptible(
+        mut self,
+        ask: impl Fn() -> ControlFlow<()> + Send + Sync + 'static,
+    ) -> Self {
+        self.ask = Some(Arc::new(ask));
         self
     }
 
@@ -270,7 +289,7 @@ impl Builder {
             memory,
             stack_size,
             output_left: self.limits.output,
-            watch: Watch::new(self.limits, cpu.kicker()),
+            watch: Watch::new(self.limits, self.ask, cpu.kicker()),
             counts: Counts::default(),
             ended: None,
         };

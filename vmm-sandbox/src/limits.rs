@@ -5,8 +5,11 @@
 //! which it does in [`Watch::wait`] only.
 
 use std::{
+    cell::Cell,
     fmt,
+    ops::ControlFlow,
     os::fd::OwnedFd,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering::SeqCst},
@@ -76,6 +79,13 @@ impl fmt::Debug for Canceller {
     }
 }
 
+/// Asked whether the program goes on.
+pub(crate) type Ask = Arc<dyn Fn() -> ControlFlow<()> + Send + Sync>;
+
+/// How long a program runs at most before it is asked. A signal ends a run of the vCPU, but not one
+/// that is about to begin, nor one of a CPU in software.
+const PATIENCE: Duration = Duration::from_millis(50);
+
 /// A run that is going on.
 #[derive(Clone, Copy)]
 struct Run {
@@ -112,6 +122,9 @@ pub(crate) struct Spent {
 pub(crate) struct Watch {
     limits: Limits,
     shared: Arc<Shared>,
+    ask: Option<Ask>,
+    /// The answer was no.
+    refused: Cell<bool>,
     timed: Timed,
     /// The run that is going on, if it is timed.
     run: Option<Run>,
@@ -120,11 +133,12 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    pub(crate) fn new(limits: Limits, kicker: Kicker) -> Self {
+    pub(crate) fn new(limits: Limits, ask: Option<Ask>, kicker: Kicker) -> Self {
         let (cancelled, interrupted) = (AtomicBool::new(false), AtomicBool::new(false));
         let shared = Shared { kicker, cancelled, interrupted, wake: OnceLock::new() };
         let (shared, timed) = (Arc::new(shared), Timed::first(&limits));
-        Self { limits, shared, timed, run: None, spent: Duration::ZERO }
+        let refused = Cell::new(false);
+        Self { limits, shared, ask, refused, timed, run: None, spent: Duration::ZERO }
     }
 
     /// What the runs so far have taken, for another sandbox that goes on from here.
@@ -139,6 +153,12 @@ impl Watch {
         (self.limits, self.timed, self.run, self.spent) = (limits, timed, None, time);
         self.take_cancellation();
         self.take_interruption();
+        self.refused.set(false);
+    }
+
+    /// Who is asked, for another sandbox.
+    pub(crate) fn ask(&self) -> Option<Ask> {
+        self.ask.clone()
     }
 
     /// Whether someone wants to have the sandbox back. Said once.
@@ -156,7 +176,7 @@ impl Watch {
         self.shared.kicker.listen()
     }
 
-    /// A run begins, or goes on after an interruption.
+    /// A run begins.
     pub(crate) fn begin(&mut self) {
         if self.run.is_none() && self.timed != Timed::None {
             let processor = self.limits.cpu_time.map(|_| thread_time());
@@ -172,6 +192,7 @@ impl Watch {
         if self.timed == Timed::First {
             self.timed = Timed::None;
         }
+        self.refused.set(false);
     }
 
     /// How long the program has run, the host's work for it and its waits included: its own idea of
@@ -185,17 +206,23 @@ impl Watch {
     /// When to look at the limits next. Processor time is never ahead of the clock, so what is left
     /// of it is a moment before which it cannot be used up.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        let run = self.run?;
-        let time = self.limits.time.and_then(|limit| run.began.checked_add(limit));
-        let cpu_time = self.limits.cpu_time.and_then(|limit| {
-            Instant::now().checked_add(limit.saturating_sub(run.processor_time()))
+        let ask = self.ask.as_ref().and_then(|_| Instant::now().checked_add(PATIENCE));
+        let limit = self.run.and_then(|run| {
+            let time = self.limits.time.and_then(|limit| run.began.checked_add(limit));
+            let cpu_time = self.limits.cpu_time.and_then(|limit| {
+                Instant::now().checked_add(limit.saturating_sub(run.processor_time()))
+            });
+            [time, cpu_time].into_iter().flatten().min()
         });
-        [time, cpu_time].into_iter().flatten().min()
+        [ask, limit].into_iter().flatten().min()
     }
 
     /// Why the program must not go on, if it must not. A cancellation is reported once.
     pub(crate) fn take_cause(&self) -> Option<Cause> {
-        if self.take_cancellation() { Some(Cause::Cancelled) } else { self.exceeded() }
+        if self.take_cancellation() {
+            return Some(Cause::Cancelled);
+        }
+        self.exceeded().or_else(|| self.is_refused().then_some(Cause::Interrupted))
     }
 
     fn take_cancellation(&self) -> bool {
@@ -204,6 +231,16 @@ impl Watch {
             let _ = rustix::io::read(wake, &mut [0; 8]);
         }
         cancelled
+    }
+
+    /// Whether the program must not go on because of an answer. Whoever is asked and panics does not
+    /// want it.
+    fn is_refused(&self) -> bool {
+        if let Some(ask) = self.ask.as_ref().filter(|_| !self.refused.get()) {
+            let answer = catch_unwind(AssertUnwindSafe(|| ask()));
+            self.refused.set(!matches!(answer, Ok(ControlFlow::Continue(()))));
+        }
+        self.refused.get()
     }
 
     fn exceeded(&self) -> Option<Cause> {
@@ -249,6 +286,11 @@ impl Watch {
             if any || end.is_some_and(|end| end <= Instant::now()) {
                 return Ok(ready);
             }
+            if self.is_refused() {
+                // The run looks for the cause before the program's next instruction.
+                self.shared.kicker.kick();
+                return Err(Errno::INTR);
+            }
         }
     }
 }
@@ -275,7 +317,7 @@ mod tests {
         let script = Script::new(vec![]);
         let vm = script.create_vm(&VmConfig { vcpus: 1, irq: None }).unwrap();
         let vcpu = vm.create_vcpu(VcpuId(0), &script.caps().cpu).unwrap();
-        let mut watch = Watch::new(limits, vcpu.kicker());
+        let mut watch = Watch::new(limits, None, vcpu.kicker());
         watch.begin();
         watch
     }

@@ -26,6 +26,8 @@ pub enum Cause {
     Fault(Fault),
     /// A function of the host panicked: its name, and what it said.
     HostFunction(String, String),
+    /// The closure of [`Builder::interruptible`](crate::Builder::interruptible) wanted it.
+    Interrupted,
     /// It has written as much as it may, in bytes.
     Output(u64),
     /// It sent itself this signal, as `abort` does.
@@ -81,6 +83,7 @@ impl fmt::Display for Cause {
             Self::CpuTime(limit) => write!(f, "used more than {limit:?} of processor time"),
             Self::Fault(fault) => write!(f, "{fault}"),
             Self::HostFunction(name, said) => write!(f, "host function {name:?} panicked: {said}"),
+            Self::Interrupted => write!(f, "interrupted"),
             Self::Output(limit) => write!(f, "wrote more than {limit} bytes"),
             Self::Signal(signal) => write!(f, "signal {signal}"),
             Self::TimedOut(limit) => write!(f, "took longer than {limit:?}"),

@@ -56,6 +56,8 @@ pub(crate) struct Parts {
 enum Stop {
     Exited(i32),
     Killed(Cause),
+    /// As [`Canceller::interrupt`] wanted; the next start goes on.
+    Interrupted,
     Ready,
     Returned(Returned),
 }
@@ -95,8 +97,8 @@ impl Sandbox {
     /// called.
     ///
     /// # Errors
-    /// `WrongState` if it was started before; `Interrupted` if a signal came on this thread or
-    /// [`Canceller::interrupt`] was called, and the next `start` goes on; `WrongProcess` in a child of `fork()`; `Host` if the back end fails, and the sandbox is then
+    /// `WrongState` if it was started before; `Interrupted` if [`Canceller::interrupt`] was called, and
+    /// the next `start` goes on; `WrongProcess` in a child of `fork()`; `Host` if the back end fails, and the sandbox is then
     /// unrecoverable.
     pub fn start(&mut self) -> Result<Outcome> {
         if self.state != State::New {
@@ -107,6 +109,10 @@ impl Sandbox {
         let outcome = match stop {
             Stop::Exited(status) => Outcome::Exited(status),
             Stop::Killed(cause) => Outcome::Killed(cause),
+            Stop::Interrupted => {
+                let message = "its canceller interrupted the program";
+                return Err(Error::new(ErrorKind::Interrupted, message));
+            }
             Stop::Ready => Outcome::Ready,
             Stop::Returned(_) => Outcome::Killed(Cause::Fault(strayed())),
         };
@@ -121,8 +127,7 @@ impl Sandbox {
     /// Calls a global function of the program, by the System V ABI, and waits for its return.
     ///
     /// The program must have said that it is ready. Each call starts on the stack where it said so;
-    /// what the program keeps in memory, it keeps from call to call. A signal that comes on this
-    /// thread does not end a call: a handler that wants that calls [`Canceller::cancel`].
+    /// what the program keeps in memory, it keeps from call to call.
     ///
     /// ```no_run
     /// # fn score(app: &mut vmm_sandbox::Sandbox) -> vmm_sandbox::Result<()> {
@@ -158,17 +163,11 @@ impl Sandbox {
 
     /// Runs a call to its end.
     fn finish(&mut self, name: &str) -> Result<Returned> {
-        let stop = loop {
-            match self.run() {
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                stop => break stop?,
-            }
-        };
-        self.state = match stop {
+        self.state = match self.run()? {
             Stop::Returned(returned) => return Ok(returned),
             Stop::Exited(status) => State::Exited(status),
             Stop::Killed(cause) => State::Poisoned(cause),
-            Stop::Ready => State::Poisoned(Cause::Fault(strayed())),
+            Stop::Interrupted | Stop::Ready => State::Poisoned(Cause::Fault(strayed())),
         };
         Err(Error::new(ErrorKind::Poisoned, format!("call of {name:?}: {}", self.state)))
     }
@@ -212,33 +211,30 @@ impl Sandbox {
     /// Lets the program run until it stands still for a reason of its own or ours.
     fn run(&mut self) -> Result<Stop> {
         self.process.watch.begin();
-        let stopped = self.run_loop();
-        let disarmed = self.cpu.set_deadline(None);
-        match stopped.and_then(|stop| disarmed.map(|()| stop)) {
-            // The time goes on.
-            Err(error) if error.kind() == ErrorKind::Interrupted => Err(error),
-            stopped => {
-                self.process.watch.end();
-                stopped.inspect_err(|error| self.state = State::Unrecoverable(error.to_string()))
-            }
+        let mut stopped = self.run_loop();
+        if !matches!(stopped, Ok(Stop::Interrupted)) {
+            self.process.watch.end();
         }
+        if let Err(error) = self.cpu.set_deadline(None) {
+            stopped = Err(error);
+        }
+        stopped.inspect_err(|error| self.state = State::Unrecoverable(error.to_string()))
     }
 
     fn run_loop(&mut self) -> Result<Stop> {
         self.cpu.set_deadline(self.process.watch.deadline())?;
         loop {
-            let regs = match self.cpu.run(&mut self.process.space)? {
-                Event::Call(regs) => regs,
+            let call = match self.cpu.run(&mut self.process.space)? {
+                Event::Call(call) => call,
                 Event::Return(returned) => return Ok(Stop::Returned(returned)),
                 Event::Exception(exception) => {
                     return Ok(Stop::Killed(Cause::Fault(exception.into())));
                 }
                 Event::Fault(fault) => return Ok(Stop::Killed(Cause::Fault(fault.into()))),
-                Event::Interrupted => return Err(interrupted("a signal")),
                 Event::Kicked => match self.process.watch.take_cause() {
                     Some(cause) => return Ok(Stop::Killed(cause)),
-                    None if self.process.watch.take_interruption() => {
-                        return Err(interrupted("its canceller"));
+                    None if self.process.watch.take_interruption() && self.state == State::New => {
+                        return Ok(Stop::Interrupted);
                     }
                     None => {
                         self.cpu.set_deadline(self.process.watch.deadline())?;
@@ -246,28 +242,25 @@ impl Sandbox {
                     }
                 },
             };
-            let result = match regs.rax {
+            let result = match call.number {
                 call::READY if self.state == State::New => {
-                    let rsp = self.cpu.stack_pointer(&self.process.space, &regs);
+                    let rsp = self.cpu.stack_pointer(&self.process.space);
                     self.stack = rsp.saturating_sub(RED_ZONE);
                     return Ok(Stop::Ready);
                 }
-                call::CALL_HOST => {
-                    let arguments = [regs.rdi, regs.rsi, regs.rdx, regs.r10];
-                    match self.functions.call(&self.process.space, arguments) {
-                        Ok(answer) => syscall::value(answer),
-                        Err(Panicked(name, said)) => {
-                            return Ok(Stop::Killed(Cause::HostFunction(name, said)));
-                        }
+                call::CALL_HOST => match self.functions.call(&self.process.space, &call) {
+                    Ok(answer) => syscall::value(answer),
+                    Err(Panicked(name, said)) => {
+                        return Ok(Stop::Killed(Cause::HostFunction(name, said)));
                     }
-                }
-                _ => syscall::answer(&mut self.process, &mut self.cpu, &regs),
+                },
+                _ => syscall::answer(&mut self.process, &mut self.cpu, &call),
             };
             match self.process.ended.take() {
                 Some(Ended::Exited(status)) => return Ok(Stop::Exited(status)),
                 Some(Ended::Output) => return Ok(Stop::Killed(Cause::Output(self.limits.output))),
                 Some(Ended::Signalled(signal)) => return Ok(Stop::Killed(Cause::Signal(signal))),
-                None => self.cpu.answer(&regs, result)?,
+                None => self.cpu.answer(result)?,
             }
         }
     }
@@ -283,10 +276,6 @@ pub struct Statistics {
     pub system_calls: u64,
     /// Those that are not known here and answered `ENOSYS`, by name.
     pub unknown_calls: Vec<(&'static str, u64)>,
-}
-
-fn interrupted(by: &str) -> Error {
-    Error::new(ErrorKind::Interrupted, format!("{by} interrupted the program"))
 }
 
 /// A program that returned from a call nobody made.

@@ -11,7 +11,7 @@ use crate::{
     call::{HostFunctions, Scratch},
     cpu::{self, Cpu},
     files::Copies,
-    limits::{Limits, Watch},
+    limits::{Ask, Limits, Watch},
     load::Program,
     outcome::State,
     process::Kept,
@@ -66,6 +66,7 @@ struct Warm {
     captured: [Capture; 2],
     program: Program,
     functions: HostFunctions,
+    ask: Option<Ask>,
     limits: Limits,
     state: State,
     scratch: Scratch,
@@ -109,6 +110,7 @@ impl Sandbox {
             captured,
             program: self.program.clone(),
             functions: self.functions.clone(),
+            ask: self.process.watch.ask(),
             limits: self.limits,
             state: self.state.clone(),
             scratch: self.scratch,
@@ -190,7 +192,7 @@ impl Snapshot {
         let cpu = Cpu::of_image(&vm, &warm.hypervisor.caps().cpu, &warm.cpu)?;
         space.settle()?;
         let mut copies = Copies::default();
-        let watch = Watch::new(warm.limits, cpu.kicker());
+        let watch = Watch::new(warm.limits, warm.ask.clone(), cpu.kicker());
         let process = warm.kept.process(space, watch, &mut copies)?;
         let captured = copies_of(&warm.captured, &mut copies)?;
         copies.fill()?;

@@ -1,5 +1,7 @@
 //! Calls in both directions.
 
+use std::ops::ControlFlow;
+
 use vmm_core::ErrorKind;
 use vmm_sandbox::{Builder, Cause, Outcome, Sandbox, State};
 
@@ -82,6 +84,14 @@ fn what_does_not_return_poisons_and_says_why() {
     let State::Poisoned(Cause::Fault(fault)) = app.state() else { panic!("{:?}", app.state()) };
     assert_eq!(fault.address, Some(16));
     assert_eq!(app.start().unwrap_err().kind(), ErrorKind::WrongState);
+
+    let mut app = builder().interruptible(|| ControlFlow::Break(())).build().unwrap();
+    // A slow start may be interrupted too.
+    if app.start().unwrap() == Outcome::Ready {
+        let error = app.call::<()>("spin", ()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Poisoned, "{error}");
+    }
+    assert_eq!(app.state(), &State::Poisoned(Cause::Interrupted));
 
     let mut app = ready();
     app.call::<()>("panic_host", ()).unwrap_err();

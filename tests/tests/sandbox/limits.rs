@@ -3,7 +3,12 @@
 use std::{
     fs::File,
     io::Write,
+    ops::ControlFlow,
     os::fd::OwnedFd,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::SeqCst},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -98,6 +103,35 @@ fn a_program_is_cancelled_from_another_thread() {
     assert_eq!(sandbox.start().unwrap(), Outcome::Killed(Cause::Cancelled));
     drop(sandbox);
     canceller.cancel();
+}
+
+#[test]
+fn a_program_that_may_be_interrupted_is_asked_for_and_goes_on_or_not() {
+    if !can_run("a_program_that_may_be_interrupted_is_asked_for_and_goes_on_or_not") {
+        return;
+    }
+    let (reader, _writer) = std::io::pipe().unwrap();
+    let read = greedy("read").stdin(OwnedFd::from(reader));
+    for builder in [greedy("spin"), greedy("call"), greedy("edit"), read] {
+        let asked = Arc::new(AtomicU32::new(0));
+        let count = Arc::clone(&asked);
+        let ask = move || match count.fetch_add(1, SeqCst) {
+            0..3 => ControlFlow::Continue(()),
+            _ => ControlFlow::Break(()),
+        };
+        assert_eq!(killed(builder.interruptible(ask)).0, Cause::Interrupted);
+        assert_eq!(asked.load(SeqCst), 4, "once it is refused nobody is asked again");
+    }
+    let panics = greedy("spin").interruptible(|| panic!("as a closure may"));
+    assert_eq!(killed(panics).0, Cause::Interrupted);
+
+    let (reader, writer) = std::io::pipe().unwrap();
+    let writer = File::from(OwnedFd::from(writer));
+    let reads = greedy("read").stdin(OwnedFd::from(reader)).interruptible(move || {
+        (&writer).write_all(b"*").unwrap();
+        ControlFlow::Continue(())
+    });
+    assert_eq!(reads.build().unwrap().start().unwrap(), Outcome::Exited(i32::from(b'*')));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::{
 use rustix::io::Errno;
 
 use super::value::{FromValue, IntoValue, Value};
-use crate::space::Space;
+use crate::{cpu::SystemCall, space::Space};
 
 /// A closure that a program can call: it takes what [`FromValue`] can take and gives what
 /// [`IntoValue`] can give. Arguments are copies; it may have up to six.
@@ -74,24 +74,26 @@ impl HostFunctions {
         self.0.insert(name.into_bytes(), Arc::new(closure));
     }
 
-    /// Makes the call that the registers describe; gives RAX.
+    /// Makes the call that a system call asks for; gives RAX.
     pub(crate) fn call(
         &self,
         space: &Space,
-        [name, arguments, count, result]: [u64; 4],
+        call: &SystemCall,
     ) -> Result<Result<u64, Errno>, Panicked> {
+        let [name, arguments, count, result, ..] = call.args;
+        let mut buffer = [0; NAME_MAX];
         let prepared = space
-            .read_string(name, NAME_MAX)
+            .read_name(name, &mut buffer)
             .and_then(|name| Ok((name, read_arguments(space, arguments, count)?)));
         let (name, arguments) = match prepared {
             Ok(prepared) => prepared,
             Err(errno) => return Ok(Err(errno)),
         };
-        let Some(function) = self.0.get(&name) else { return Ok(Err(Errno::NOENT)) };
+        let Some(function) = self.0.get(name) else { return Ok(Err(Errno::NOENT)) };
         // What a panic leaves half-done is the closure's own; this program does not call it again.
         let value = catch_unwind(AssertUnwindSafe(|| function(arguments)));
         let value = value.map_err(|payload| {
-            Panicked(String::from_utf8_lossy(&name).into_owned(), said(&*payload))
+            Panicked(String::from_utf8_lossy(name).into_owned(), said(&*payload))
         })?;
         Ok(value.ok_or(Errno::INVAL).and_then(|value| write_result(space, result, &value)))
     }

@@ -48,6 +48,10 @@ impl Scratch {
         (stack, top): (u64, u64),
     ) -> Result<Placed<'a>> {
         let words = passed.0;
+        if words.is_empty() {
+            let call = FunctionCall { function, rsp: stack & !0xf, integers: [0; 6], floats: None };
+            return Ok(Placed { call, back: Vec::new() });
+        }
         let floats = words.iter().filter(|word| matches!(word, Word::Float(_))).count();
         if floats > FLOAT_REGISTERS {
             return Err(Error::bad_config(format!("{floats} floating-point arguments, at most 8")));

@@ -45,19 +45,23 @@ const PROGRAM_FLAGS: u64 = rflags::FIXED | rflags::IF;
 /// Why the processor came back.
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// A system call. RAX is the number; RCX, R11 and, on the way by trap, RSP are not the
-    /// program's.
-    Call(Regs),
+    Call(SystemCall),
     /// The function that the host called has returned.
     Return(Returned),
     /// The program did what it may not.
     Exception(Exception),
     /// The back end cannot go on with this guest.
     Fault(Fault),
-    /// A signal that is not ours came.
-    Interrupted,
-    /// Someone wants the processor to stop, or its deadline has passed.
+    /// Someone wants the processor to stop, its deadline has passed, or a signal came that is not
+    /// ours.
     Kicked,
+}
+
+/// A system call, as Linux' registers have it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SystemCall {
+    pub(crate) number: u64,
+    pub(crate) args: [u64; 6],
 }
 
 /// A call of a function, by the System V ABI.
@@ -114,6 +118,9 @@ pub(crate) struct Cpu {
     stub: Stub,
     entry: Entry,
     has_deadline: bool,
+    /// The registers at the last system call. RCX, R11 and, on the way by trap, RSP are not the
+    /// program's.
+    caller: Regs,
 }
 
 impl Cpu {
@@ -146,7 +153,7 @@ impl Cpu {
             ..CpuState::default()
         })?;
         vcpu.set_call_port(CallPort { port: CALL_PORT, resume: resume(entry, &stub) })?;
-        Ok(Self { vcpu, stub, entry, has_deadline: false })
+        Ok(Self { vcpu, stub, entry, has_deadline: false, caller: Regs::default() })
     }
 
     /// What it is now. The guest has made all changes to its page tables.
@@ -163,7 +170,7 @@ impl Cpu {
         vcpu.set_state(&image.state)?;
         let stub = image.stub;
         vcpu.set_call_port(CallPort { port: CALL_PORT, resume: resume(image.entry, &stub) })?;
-        Ok(Self { vcpu, stub, entry: image.entry, has_deadline: false })
+        Ok(Self { vcpu, stub, entry: image.entry, has_deadline: false, caller: Regs::default() })
     }
 
     /// Goes on where an image stands.
@@ -210,16 +217,17 @@ impl Cpu {
         self.vcpu.set_regs(&Regs { rip, rflags, rcx, r11, ..regs })
     }
 
-    /// Puts the result of a system call.
-    pub(crate) fn answer(&mut self, call: &Regs, result: u64) -> Result<()> {
-        self.vcpu.set_regs(&Regs { rax: result, ..*call })
+    /// Puts the result of the last system call.
+    pub(crate) fn answer(&mut self, result: u64) -> Result<()> {
+        self.caller.rax = result;
+        self.vcpu.set_regs(&self.caller)
     }
 
-    /// The program's RSP at a system call.
-    pub(crate) fn stack_pointer(&self, space: &Space, call: &Regs) -> u64 {
+    /// The program's RSP at the last system call.
+    pub(crate) fn stack_pointer(&self, space: &Space) -> u64 {
         match self.entry {
-            Entry::Syscall => call.rsp,
-            Entry::Trap => self.stub.frame(space, call.rsp).map_or(0, |[.., rsp, _]| rsp),
+            Entry::Syscall => self.caller.rsp,
+            Entry::Trap => self.stub.frame(space, self.caller.rsp).map_or(0, |[.., rsp, _]| rsp),
         }
     }
 
@@ -274,12 +282,11 @@ impl Cpu {
             loop {
                 match self.vcpu.run(&Ports)? {
                     VcpuExit::HostCall => break,
-                    VcpuExit::Kicked => kicked = true,
+                    VcpuExit::Interrupted | VcpuExit::Kicked => kicked = true,
                     VcpuExit::Expired => {
                         kicked = true;
                         self.vcpu.set_deadline(None)?;
                     }
-                    VcpuExit::Interrupted => {}
                     exit => return self.other(space, exit).map(Some),
                 }
             }
@@ -293,8 +300,9 @@ impl Cpu {
     }
 
     /// What a call by the stub means.
-    fn called(&self, space: &Space) -> Result<Event> {
-        let regs = self.vcpu.regs()?;
+    fn called(&mut self, space: &Space) -> Result<Event> {
+        self.caller = self.vcpu.regs()?;
+        let regs = &self.caller;
         if self.entry == Entry::Trap
             && let Some([rip, ..]) = self.stub.frame(space, regs.rsp)
             && rip != self.stub.at.syscall_ring3_trap
@@ -307,14 +315,14 @@ impl Cpu {
         if regs.rcx == self.stub.at.call_returned {
             return Ok(Event::Return(Returned { integer: regs.rax, float: regs.rdi }));
         }
-        Ok(Event::Call(regs))
+        let Regs { rax: number, rdi, rsi, rdx, r10, r8, r9, .. } = *regs;
+        Ok(Event::Call(SystemCall { number, args: [rdi, rsi, rdx, r10, r8, r9] }))
     }
 
     fn other(&self, space: &Space, exit: VcpuExit) -> Result<Event> {
         Ok(match exit {
             VcpuExit::PowerOff(vector) => self.exception(space, vector as u8)?,
-            VcpuExit::Expired | VcpuExit::Kicked => Event::Kicked,
-            VcpuExit::Interrupted => Event::Interrupted,
+            VcpuExit::Expired | VcpuExit::Interrupted | VcpuExit::Kicked => Event::Kicked,
             VcpuExit::Fault(fault) => Event::Fault(*fault),
             VcpuExit::Failed(error) => return Err(error),
             exit => return Err(Error::internal(format!("a sandbox's vCPU: {exit}"))),

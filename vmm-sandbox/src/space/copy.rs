@@ -81,20 +81,39 @@ impl Space {
     /// Reads up to the NUL, which is not part of the result; `NAMETOOLONG` if there is none within
     /// `most` bytes.
     pub(crate) fn read_string(&self, at: u64, most: usize) -> Result<Vec<u8>, Errno> {
-        const CHUNK: u64 = 256;
-        let mut buffer = [0; CHUNK as usize];
         let mut text = Vec::new();
+        let mut buffer = [0; 256];
         while text.len() < most {
-            // Not across a page: the string may end right before one that is not there.
             let at = at.checked_add(text.len() as u64).ok_or(Errno::FAULT)?;
-            let len = (CHUNK - at % CHUNK).min((most - text.len()) as u64);
-            let chunk = buffer.get_mut(..len as usize).unwrap_or_default();
-            self.read(at, chunk)?;
-            let end = chunk.iter().position(|byte| *byte == 0);
-            text.extend_from_slice(chunk.get(..end.unwrap_or(chunk.len())).unwrap_or_default());
-            if end.is_some() {
-                return Ok(text);
+            let len = buffer.len().min(most - text.len());
+            let buffer = buffer.get_mut(..len).unwrap_or_default();
+            match self.read_name(at, buffer) {
+                Ok(last) => {
+                    text.extend_from_slice(last);
+                    return Ok(text);
+                }
+                Err(Errno::NAMETOOLONG) => text.extend_from_slice(buffer),
+                Err(errno) => return Err(errno),
             }
+        }
+        Err(Errno::NAMETOOLONG)
+    }
+
+    /// As [`read_string`](Self::read_string), of at most as many bytes as the buffer has, which is
+    /// full if it is too long.
+    pub(crate) fn read_name<'a>(&self, at: u64, buffer: &'a mut [u8]) -> Result<&'a [u8], Errno> {
+        const CHUNK: u64 = 256;
+        let mut done = 0;
+        while done < buffer.len() {
+            // Not across a page: the string may end right before one that is not there.
+            let at = at.checked_add(done as u64).ok_or(Errno::FAULT)?;
+            let len = (CHUNK - at % CHUNK).min((buffer.len() - done) as u64) as usize;
+            let chunk = buffer.get_mut(done..done + len).unwrap_or_default();
+            self.read(at, chunk)?;
+            if let Some(end) = chunk.iter().position(|byte| *byte == 0) {
+                return Ok(buffer.get(..done + end).unwrap_or_default());
+            }
+            done += len;
         }
         Err(Errno::NAMETOOLONG)
     }

@@ -22,10 +22,12 @@ mod thread;
 mod time;
 
 use rustix::io::Errno;
-use vmm_core::arch::Regs;
 
 pub(crate) use self::{random::fill as fill_random, signal::Signals};
-use crate::{cpu::Cpu, process::Process};
+use crate::{
+    cpu::{Cpu, SystemCall},
+    process::Process,
+};
 
 /// A system call while it is answered.
 pub(crate) struct Call<'a> {
@@ -80,17 +82,17 @@ const fn table() -> [Option<Function>; NUMBERS] {
     table
 }
 
-/// Answers the call that the registers make; gives RAX.
-pub(crate) fn answer(process: &mut Process, cpu: &mut Cpu, regs: &Regs) -> u64 {
-    let Regs { rax, rdi, rsi, rdx, r10, r8, r9, .. } = *regs;
-    let function = usize::try_from(rax).ok().and_then(|number| TABLE.get(number).copied());
+/// Answers a call; gives RAX.
+pub(crate) fn answer(process: &mut Process, cpu: &mut Cpu, call: &SystemCall) -> u64 {
+    let SystemCall { number, args } = *call;
+    let function = usize::try_from(number).ok().and_then(|number| TABLE.get(number).copied());
     let answer = match function.flatten() {
         Some(function) => {
             process.counts.calls += 1;
-            function(process, &mut Call { args: [rdi, rsi, rdx, r10, r8, r9], cpu })
+            function(process, &mut Call { args, cpu })
         }
         None => {
-            *process.counts.unknown.entry(name::name(rax)).or_default() += 1;
+            *process.counts.unknown.entry(name::name(number)).or_default() += 1;
             Err(Errno::NOSYS)
         }
     };
