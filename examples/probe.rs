@@ -55,15 +55,7 @@ fn json(report: &Report) -> Result<String, Box<dyn Error>> {
 }
 
 fn table(report: &Report) -> Result<String, Box<dyn Error>> {
-    let mut out = String::new();
-    writeln!(out, "This host has {}.\n", report.kvm)?;
-    for finding in &report.findings {
-        let mark = if finding.good { ' ' } else { '!' };
-        writeln!(out, "{mark} {:22} {}", finding.what, finding.found)?;
-        if let Some(advice) = &finding.advice {
-            writeln!(out, "  {:22} -> {advice}", "")?;
-        }
-    }
+    let mut out = report.to_string();
     writeln!(out)?;
     for (what, need) in [("programs", Need::Program), ("kernels", Need::Kernel)] {
         match host::best(need) {

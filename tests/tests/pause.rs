@@ -165,6 +165,21 @@ fn a_paused_machine_stands_still_and_goes_on() {
 }
 
 #[test]
+fn a_machine_that_was_started_runs_for_everyone_at_once() {
+    for _ in 0..50 {
+        let machine = Arc::new(builder([Access::Spin]).vcpus(2).build().unwrap());
+        let runner = machine.start().unwrap();
+        assert_eq!(machine.handle().state().unwrap(), State::Running);
+        assert_eq!(kind(machine.run()), ErrorKind::WrongState);
+        assert_eq!(machine.start().unwrap_err().kind(), ErrorKind::WrongState);
+        machine.handle().pause(LONG).unwrap();
+        machine.handle().stop().unwrap();
+        assert_eq!(runner.join().unwrap().unwrap(), Outcome::Stopped);
+        assert!(matches!(machine.next_event(), Ok(Some(Event::Ended(Ok(Outcome::Stopped))))));
+    }
+}
+
+#[test]
 fn a_pause_before_the_run_makes_it_wait() {
     let (device, count) = counter();
     let machine = builder([knock(), power_off()]).vcpus(2).device(device).build().unwrap();

@@ -289,6 +289,22 @@ fn found(what: &'static str, good: bool, found: String, advice: Option<&str>) ->
     Finding { what, good, found, advice }
 }
 
+/// A table: what was looked at, what was found, and below what is not as it should be ('!') what
+/// could be done about it.
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "This host has {}.\n", self.kvm)?;
+        for finding in &self.findings {
+            let mark = if finding.good { ' ' } else { '!' };
+            writeln!(f, "{mark} {:22} {}", finding.what, finding.found)?;
+            if let Some(advice) = &finding.advice {
+                writeln!(f, "  {:22} -> {advice}", "")?;
+            }
+        }
+        Ok(())
+    }
+}
+
 impl fmt::Display for KvmKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

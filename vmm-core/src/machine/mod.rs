@@ -1,9 +1,9 @@
 //! A whole machine: memory, board, vCPUs; built once, run on the caller's thread.
 //!
-//! [`Machine::run`] takes the calling thread for the first vCPU and starts one thread for each
+//! [`Machine::run`] takes the calling thread for the first vCPU ([`Machine::start`] one of ours) and starts one thread for each
 //! further one, and one for the [`Reactor`] if a device needs it; they end before it returns. A [`Handle`] stops it from any thread or from a
 //! device, and pauses and resumes it; while it is paused its vCPUs can be looked at. A host with an
-//! event loop runs the machine on a thread of its own and polls [`Machine::event_fd`]. Methods take
+//! event loop starts the machine and polls [`Machine::event_fd`]. Methods take
 //! `&self`: a machine can be shared; what cannot happen at the same time is refused with
 //! `WrongState`, and from inside a device's callback with `InCallback`.
 //!
@@ -40,7 +40,7 @@ use std::{
     os::fd::BorrowedFd,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError},
-    thread::{Scope, ScopedJoinHandle},
+    thread::{JoinHandle, Scope, ScopedJoinHandle},
 };
 
 pub use account::{Accounting, Count, ExitReport, Reason};
@@ -122,14 +122,42 @@ impl Machine {
     /// `fork()`; `Host` if the hypervisor fails.
     pub fn run(&self) -> Result<Outcome> {
         self.control.begin()?;
+        self.run_begun(Thread::Callers)
+    }
+
+    /// Runs the guest as [`run`](Self::run) does, on a thread of ours, which blocks signals; what
+    /// becomes of it is also an [event](Self::next_event). When this returns, the run has begun:
+    /// what is asked of a [`Handle`] from now on concerns it.
+    ///
+    /// # Errors
+    /// As for `run`, if the run cannot begin; `Host` if no thread can be started.
+    pub fn start(self: &Arc<Self>) -> Result<JoinHandle<Result<Outcome>>> {
+        self.control.begin()?;
+        let machine = Arc::clone(self);
+        let started = std::thread::Builder::new().name("vcpu0".into()).spawn(move || {
+            block_other_signals();
+            machine.run_begun(Thread::Ours)
+        });
+        started.host(|| "starting the thread vcpu0").inspect_err(|error| {
+            self.control.end(Err(error.clone()));
+            // The same error.
+            let _ = self.control.finish();
+        })
+    }
+
+    /// Runs the vCPUs, the first one on this thread, and the reactor, until they come back.
+    fn run_begun(&self, first: Thread) -> Result<Outcome> {
         std::thread::scope(|scope| {
             let mut further: Vec<_> = (1..self.vcpus.len())
-                .filter_map(|n| self.start(scope, format!("vcpu{n}"), move || self.run_vcpu(n)))
+                .filter_map(|n| {
+                    let body = move || self.run_vcpu(n, Thread::Ours);
+                    self.spawn(scope, format!("vcpu{n}"), body)
+                })
                 .collect();
             if let Some(reactor) = &self.reactor {
-                further.extend(self.start(scope, "reactor".into(), || self.react(reactor)));
+                further.extend(self.spawn(scope, "reactor".into(), || self.react(reactor)));
             }
-            self.run_vcpu(0);
+            self.run_vcpu(0, first);
             // The scope itself waits for what the threads do, not for the threads.
             further.into_iter().for_each(|thread| drop(thread.join()));
         });
@@ -137,7 +165,7 @@ impl Machine {
     }
 
     /// Starts a thread of ours; without it the run ends.
-    fn start<'scope>(
+    fn spawn<'scope>(
         &'scope self,
         scope: &'scope Scope<'scope, '_>,
         name: String,
@@ -152,11 +180,9 @@ impl Machine {
         started.map_err(|error| self.control.end(Err(error))).ok()
     }
 
-    /// Runs vCPU `n` until this run of the machine ends: the first one on the caller's thread, each
-    /// further one on a thread of ours.
-    fn run_vcpu(&self, n: usize) {
+    /// Runs vCPU `n` until this run of the machine ends.
+    fn run_vcpu(&self, n: usize, thread: Thread) {
         let Some(vcpu) = self.vcpus.get(n) else { return };
-        let thread = if n == 0 { Thread::Callers } else { Thread::Ours };
         self.take_part(thread, || {
             let mut vcpu = lock(vcpu);
             self.work(&mut **vcpu, thread);
@@ -278,15 +304,14 @@ impl Machine {
     /// A descriptor for the host's event loop, readable while [`next_event`](Self::next_event) has
     /// something to give. Only to be polled; it is always the same.
     ///
-    /// The library starts no thread for this: whoever runs the machine lends it one. With `poll`,
-    /// libuv, asyncio or the like, `run` has a thread of its own and the loop learns here what
-    /// became of it.
+    /// With `poll`, libuv, asyncio or the like the machine is [started](Self::start), and the loop
+    /// learns here what became of it.
     ///
     /// # Errors
     /// `Host` if no descriptor can be made, `WrongProcess` after `fork()`.
     ///
     /// ```
-    /// use std::{sync::Arc, thread, time::Duration};
+    /// use std::sync::Arc;
     ///
     /// use rustix::event::{PollFd, PollFlags, poll};
     /// # use vmm_core::{Machine, boot::Flat, hv::script::{Access, Script}};
@@ -297,10 +322,7 @@ impl Machine {
     /// # let builder = Machine::builder().hypervisor(guest).memory(1 << 20);
     /// # let builder = builder.boot(Flat::real_mode([0xf4]));
     /// let machine = Arc::new(builder.build()?);
-    /// let runner = thread::spawn({
-    ///     let machine = Arc::clone(&machine);
-    ///     move || machine.run()
-    /// });
+    /// let runner = machine.start()?;
     /// # machine.handle().stop()?;
     /// let mut fds = [PollFd::from_borrowed_fd(machine.event_fd()?, PollFlags::IN)];
     /// poll(&mut fds, None)?;
