@@ -1,0 +1,722 @@
+/*
+ * vmm: an embeddable virtual machine monitor.
+ *
+ * Link with `pkg-config --cflags --libs vmm`. Linux on x86-64.
+ *
+ * Rules that hold for all of it
+ *
+ * Objects.   Each has a type of its own and a function that frees it; NULL is nothing to free. What a
+ *            function gives through a pointer to a pointer is the caller's to free. An object is freed
+ *            once, and not used afterwards. Texts that a function returns as `const char *` belong to the
+ *            object they were asked of and live as long as it does.
+ * Errors.    What can fail returns a vmm_status, and fills `*error` if `error` is not NULL: with NULL on
+ *            success, else with an error that the caller frees. Passing NULL for an object, or a value that
+ *            is out of range, is an error that names it; nothing is undefined but pointers that are wild.
+ *            Setters of configurations do not fail: what was wrong is told when the object is made of it.
+ * Threads.   Every function may be called from any thread, several at once. Where an object can be used by
+ *            one at a time, the second call fails with VMM_STATUS_WRONG_STATE. The library starts no thread
+ *            but those that vmm_machine_run and vmm_machine_start say. It prints nothing and never ends the
+ *            process.
+ * Callbacks. Come with a `user` pointer that is passed as it is, and with `drop`, which is called exactly
+ *            once when the library is done with `user`; NULL if there is nothing to do. No function of this
+ *            library may be called from one, but those whose text says so; the others answer
+ *            VMM_STATUS_IN_CALLBACK or VMM_STATUS_WRONG_STATE.
+ * Memory.    What is passed in is copied before the function returns. Descriptors are duplicated: the
+ *            caller's own stays the caller's.
+ * Text.      Ends in NUL and is UTF-8, but for paths, which are bytes. Text is given back as snprintf does:
+ *            as much as fits, always with NUL; the function returns the whole length in bytes.
+ * fork.      In a child of fork() every call fails with VMM_STATUS_WRONG_PROCESS; freeing is possible.
+ */
+
+
+#ifndef VMM_H
+#define VMM_H
+
+/* Made from vmm-capi/src by `cargo test -p vmm-capi --test header`; not edited by hand. */
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+// The version of the interface this header describes. It grows when something is added; the
+// soname changes when something is taken away.
+#define VMM_ABI 1
+
+// For a place that the board chooses.
+#define VMM_ANYWHERE UINT64_MAX
+
+// A device's answer: the guest goes on.
+#define VMM_FLOW_CONTINUE 0
+
+// A device's answer: the machine resets.
+#define VMM_FLOW_RESET 1
+
+// A device's answer: it has failed; the run ends with VMM_STATUS_POISONED and its name.
+#define VMM_FLOW_FAIL 2
+
+// A device's answer: the machine powers off. The code is added, 0 to 255.
+#define VMM_FLOW_POWER_OFF 256
+
+// What came of a call. Numbers never change; new ones may come.
+typedef enum {
+  // It was done.
+  VMM_STATUS_OK = 0,
+  // A setting is outside what the host or the library supports, or an argument is NULL.
+  VMM_STATUS_BAD_CONFIG = 1,
+  // A guest image is malformed or does not fit.
+  VMM_STATUS_BAD_IMAGE = 2,
+  // An address range is not memory of the guest.
+  VMM_STATUS_GUEST_MEMORY = 3,
+  // The host's operating system refused; vmm_error_os has its number.
+  VMM_STATUS_HOST = 4,
+  // The call is not possible from inside a callback.
+  VMM_STATUS_IN_CALLBACK = 5,
+  // Saved state does not fit this host or machine.
+  VMM_STATUS_INCOMPATIBLE = 6,
+  // A defect of the library.
+  VMM_STATUS_INTERNAL = 7,
+  // A signal that is not the library's interrupted the call; nothing is lost, call again.
+  VMM_STATUS_INTERRUPTED = 8,
+  // No hypervisor can be used on this host.
+  VMM_STATUS_NO_HYPERVISOR = 9,
+  // The named thing does not exist.
+  VMM_STATUS_NOT_FOUND = 10,
+  // Something failed in the middle and can no longer be used.
+  VMM_STATUS_POISONED = 11,
+  // A snapshot or saved record is malformed.
+  VMM_STATUS_SNAPSHOT = 12,
+  // The back end cannot do this.
+  VMM_STATUS_UNSUPPORTED = 13,
+  // The object belongs to the process that made it, not to its child after fork().
+  VMM_STATUS_WRONG_PROCESS = 14,
+  // The object is not in a state that allows the call.
+  VMM_STATUS_WRONG_STATE = 15,
+} vmm_status;
+
+// The kinds of /dev/kvm.
+typedef enum {
+  // None that can be used: guests run on the CPU in software.
+  VMM_KVM_KIND_NONE = 0,
+  // Programs run natively; kernels are emulated by the host's kernel, slowly and in part.
+  VMM_KVM_KIND_USER_MODE = 1,
+  // All guests run natively.
+  VMM_KVM_KIND_WHOLE = 2,
+} vmm_kvm_kind;
+
+// How a run ended.
+typedef enum {
+  // A machine: a vCPU cannot go on.
+  VMM_ENDING_FAULT = 1,
+  // A machine without interrupt controllers: the guest executed HLT; a further run goes on.
+  VMM_ENDING_HALTED = 2,
+  // A machine: the guest ended itself, with `code`.
+  VMM_ENDING_POWER_OFF = 3,
+  // A machine: the guest asked for a reset, which vmm_machine_reset does.
+  VMM_ENDING_RESET = 4,
+  // A machine: vmm_handle_stop was called.
+  VMM_ENDING_STOPPED = 5,
+  // A sandbox: the program has exited, with the status `code`, 0 to 255.
+  VMM_ENDING_EXITED = 6,
+  // A sandbox: the program was stopped; `code` is a vmm_cause.
+  VMM_ENDING_KILLED = 7,
+  // A sandbox: the program says that it is ready to be called.
+  VMM_ENDING_READY = 8,
+} vmm_ending;
+
+// What happened to a machine.
+typedef enum {
+  // Nothing since the last time.
+  VMM_EVENT_NONE = 0,
+  // A run ended; the outcome says how.
+  VMM_EVENT_ENDED = 1,
+  // A pause that was asked for is complete.
+  VMM_EVENT_PAUSED = 2,
+} vmm_event;
+
+// What a machine is doing.
+typedef enum {
+  // There will be no further run: it ended, was stopped, failed, or is gone.
+  VMM_MACHINE_STATE_ENDED = 0,
+  // Nothing of it runs, until vmm_handle_resume; a run waits.
+  VMM_MACHINE_STATE_PAUSED = 1,
+  // It can be run.
+  VMM_MACHINE_STATE_READY = 2,
+  // It is being run.
+  VMM_MACHINE_STATE_RUNNING = 3,
+} vmm_machine_state;
+
+// What a sandbox can do next.
+typedef enum {
+  // It was made and not started.
+  VMM_SANDBOX_STATE_NEW = 0,
+  // It can be called.
+  VMM_SANDBOX_STATE_READY = 1,
+  // It has exited.
+  VMM_SANDBOX_STATE_EXITED = 2,
+  // It was stopped in the middle: what it has in memory is in no defined state.
+  VMM_SANDBOX_STATE_POISONED = 3,
+  // The host could not go on with it.
+  VMM_SANDBOX_STATE_UNRECOVERABLE = 4,
+} vmm_sandbox_state;
+
+// Why a program was stopped in the middle.
+typedef enum {
+  // Another, which the text tells.
+  VMM_CAUSE_OTHER = 0,
+  // vmm_canceller_cancel was called.
+  VMM_CAUSE_CANCELLED = 1,
+  // It has used up its processor time.
+  VMM_CAUSE_CPU_TIME = 2,
+  // It did what no program may: an exception of the processor.
+  VMM_CAUSE_FAULT = 3,
+  // A function of the host panicked.
+  VMM_CAUSE_HOST_FUNCTION = 4,
+  // It has written as much as it may.
+  VMM_CAUSE_OUTPUT = 5,
+  // It sent itself a signal, as abort() does.
+  VMM_CAUSE_SIGNAL = 6,
+  // It took longer than it may.
+  VMM_CAUSE_TIMED_OUT = 7,
+} vmm_cause;
+
+// What a vmm_value is.
+typedef enum {
+  // Nothing: C's void.
+  VMM_KIND_NOTHING = 0,
+  // `integer`: integers and pointers of 64 bits.
+  VMM_KIND_INT64 = 1,
+  // `number`: double.
+  VMM_KIND_DOUBLE = 2,
+  // `data` and `size`. As an argument two: `const void *` and `size_t`, of a copy.
+  VMM_KIND_BYTES = 3,
+  // `integer`: bool.
+  VMM_KIND_BOOL = 4,
+  // `integer`: integers of 32 bits, of either sign.
+  VMM_KIND_INT32 = 5,
+  // `number`: float.
+  VMM_KIND_FLOAT = 6,
+  // `data`, text that ends in NUL. As an argument `const char *`, of a copy.
+  VMM_KIND_TEXT = 7,
+  // `data` and `size`. Only as an argument: two, `void *` and `size_t`, of a copy that is copied
+  // back to `data` when the function has returned.
+  VMM_KIND_BUFFER = 8,
+} vmm_kind;
+
+// Stops a sandbox from elsewhere. It may outlive the sandbox.
+typedef struct vmm_canceller vmm_canceller;
+
+// The description of a machine. Memory and something to boot must be given; the rest has defaults:
+// the best back end of this host, one vCPU, a PC's interrupt controllers, no devices.
+typedef struct vmm_config vmm_config;
+
+// A device of the caller's own.
+typedef struct vmm_device vmm_device;
+
+// What went wrong: a status, and a message that names the thing and the value.
+typedef struct vmm_error vmm_error;
+
+// Stops and pauses a machine, from any thread. It does not keep the machine.
+typedef struct vmm_handle vmm_handle;
+
+// A virtual machine.
+typedef struct vmm_machine vmm_machine;
+
+// What was found out about this host.
+typedef struct vmm_report vmm_report;
+
+// What a function of the host gives; nothing unless it is said.
+typedef struct vmm_result vmm_result;
+
+// One Linux program in a micro-VM without a kernel. One thread uses it at a time.
+typedef struct vmm_sandbox vmm_sandbox;
+
+// The description of a sandbox. Without more than the program: the best back end of this host, 64
+// MiB of memory, no arguments but the program's name, an empty environment, nothing of the host to
+// be seen, input empty, output captured, no limit of time.
+typedef struct vmm_sandbox_config vmm_sandbox_config;
+
+// A range of a guest's memory where it lies in this process. It keeps the memory, also when the
+// machine is freed.
+typedef struct vmm_view vmm_view;
+
+// What a device does. Functions may be NULL: reads then give all ones, writes do nothing.
+//
+// They are called on the threads that run vCPUs, several at once if the machine has several vCPUs.
+// They must not block. `window` counts the device's windows in the order they were asked for;
+// `offset` is from its start; 1 to 8 bytes, little-endian, never beyond its end.
+typedef struct {
+  // sizeof(struct vmm_device_ops).
+  size_t struct_size;
+  // The guest reads: fills `data`, which comes with all ones. Gives a VMM_FLOW_ value.
+  int32_t (*read)(void *user, uint32_t window, uint64_t offset, uint8_t *data, size_t size);
+  // The guest writes. Gives a VMM_FLOW_ value.
+  int32_t (*write)(void *user, uint32_t window, uint64_t offset, const uint8_t *data, size_t size);
+  // The machine resets: back to power-on. Not called during accesses.
+  void (*reset)(void *user);
+  // The library is done with `user`.
+  void (*drop)(void *user);
+} vmm_device_ops;
+
+// How a run ended, for programs and for readers.
+typedef struct {
+  // How.
+  vmm_ending ending;
+  // A number whose meaning depends on that; else 0.
+  int32_t code;
+  // The same in words, such as "fault: triple fault at rip 0x10004"; cut if it is longer.
+  char text[248];
+} vmm_outcome;
+
+// The general-purpose registers of x86-64.
+typedef struct {
+  uint64_t rax;
+  uint64_t rbx;
+  uint64_t rcx;
+  uint64_t rdx;
+  uint64_t rsi;
+  uint64_t rdi;
+  uint64_t rsp;
+  uint64_t rbp;
+  uint64_t r8;
+  uint64_t r9;
+  uint64_t r10;
+  uint64_t r11;
+  uint64_t r12;
+  uint64_t r13;
+  uint64_t r14;
+  uint64_t r15;
+  uint64_t rip;
+  uint64_t rflags;
+} vmm_regs;
+
+// One argument or result. vmm_int64 and its like make one.
+typedef struct {
+  // One of vmm_kind.
+  int32_t kind;
+  // Of VMM_KIND_INT64, VMM_KIND_INT32, VMM_KIND_BOOL.
+  int64_t integer;
+  // Of VMM_KIND_DOUBLE, VMM_KIND_FLOAT.
+  double number;
+  // Of VMM_KIND_BYTES, VMM_KIND_TEXT, VMM_KIND_BUFFER.
+  void *data;
+  // Bytes at `data`.
+  size_t size;
+} vmm_value;
+
+// A function of the host that a program can call. It runs on the thread that runs the sandbox; of
+// sandboxes that run at the same time and share it, on several at once.
+// `arguments` are VMM_KIND_INT64, VMM_KIND_DOUBLE, VMM_KIND_BYTES or VMM_KIND_NOTHING and live as
+// long as the call; `result` is told by vmm_result_int64 and its like, else it is nothing. Gives 0,
+// or anything else for arguments that it does not take: the program gets EINVAL.
+typedef int32_t (*vmm_host_fn)(void *user,
+                               const vmm_value *arguments,
+                               size_t count,
+                               vmm_result *result);
+
+// Called when the library is done with `user`.
+typedef void (*vmm_drop_fn)(void *user);
+
+#ifdef __cplusplus
+extern "C" {
+#endif // __cplusplus
+
+// The library's version, such as "0.1.0".
+const char *vmm_version(void);
+
+// Whether the library that is loaded has everything of the header a program was compiled with:
+// called as `vmm_abi_check(VMM_ABI)`.
+bool vmm_abi_check(uint32_t abi);
+
+// The status that the failed call returned; VMM_STATUS_OK for NULL.
+vmm_status vmm_error_status(const vmm_error *error);
+
+// One line that tells the whole story, such as "/dev/kvm: Permission denied (os error 13)"; lives
+// as long as the error. Empty for NULL.
+const char *vmm_error_message(const vmm_error *error);
+
+// The operating system's error number (errno), or 0 if that was not the cause.
+int32_t vmm_error_os(const vmm_error *error);
+
+// Frees an error.
+void vmm_error_free(vmm_error *error);
+
+// Measures what this host can run; takes some 10 to 100 ms the first time, and is remembered.
+vmm_status vmm_probe(vmm_report **report, vmm_error **error);
+
+// Which kind of /dev/kvm there is.
+vmm_kvm_kind vmm_report_kvm(const vmm_report *report);
+
+// The whole report in lines, with what could be done about what is missing.
+const char *vmm_report_text(const vmm_report *report);
+
+// Frees a report.
+void vmm_report_free(vmm_report *report);
+
+// A description without anything. Freed with vmm_config_free, also after a machine was made of it.
+vmm_config *vmm_config_new(void);
+
+// Frees a description, with the devices that no machine has.
+void vmm_config_free(vmm_config *config);
+
+// What runs the vCPUs: "kvm", "soft" for the CPU in software, or "auto" for the best of this host,
+// which is measured; that is the default.
+void vmm_config_set_backend(vmm_config *config, const char *name);
+
+// RAM of `bytes`, a multiple of 4096, zeroed; what passes 3 GiB continues at 4 GiB.
+void vmm_config_set_memory(vmm_config *config, uint64_t bytes);
+
+// The number of vCPUs; 1 unless said otherwise.
+void vmm_config_set_vcpus(vmm_config *config, uint32_t count);
+
+// Whether there are interrupt controllers; true unless said otherwise. Without them HLT ends the
+// run.
+void vmm_config_set_interrupts(vmm_config *config, bool there);
+
+// Boots a Linux kernel, a bzImage or vmlinux, by its path. `initrd`, a path, and `cmdline` may be
+// NULL.
+void vmm_config_boot_linux(vmm_config *config,
+                           const char *kernel,
+                           const char *initrd,
+                           const char *cmdline);
+
+// Boots a kernel by Multiboot 1, by its path. `cmdline` may be NULL.
+void vmm_config_boot_multiboot(vmm_config *config, const char *kernel, const char *cmdline);
+
+// Boots a plain 64-bit ELF program without a kernel, by its path: entered in 64-bit mode with
+// memory mapped at its own addresses. `cmdline` may be NULL.
+void vmm_config_boot_elf64(vmm_config *config, const char *program, const char *cmdline);
+
+// Boots instructions as they are, in 64-bit mode, at guest address 0x10000.
+void vmm_config_boot_long_mode(vmm_config *config, const uint8_t *image, size_t size);
+
+// Boots instructions as they are, in 16-bit real mode, at guest address 0x7c00.
+void vmm_config_boot_real_mode(vmm_config *config, const uint8_t *image, size_t size);
+
+// A 16550 serial port (the first is COM1, I/O port 0x3f8): what the guest writes goes to the
+// descriptor `output`, what comes from `input` goes to the guest. -1 for neither.
+void vmm_config_add_serial(vmm_config *config, int32_t input, int32_t output);
+
+// An MC146818 clock that has the host's time.
+void vmm_config_add_rtc(vmm_config *config);
+
+// The keyboard controller, as far as kernels reset the machine by it.
+void vmm_config_add_i8042(vmm_config *config);
+
+// I/O port 0xf4: a byte written there ends the machine, which powers off with that code.
+void vmm_config_add_debug_exit(vmm_config *config);
+
+// A device of the caller's own. The machine holds it too: it can be freed at once.
+void vmm_config_add_device(vmm_config *config, vmm_device *device);
+
+// Makes the machine; its guest has executed nothing yet. A description makes one machine: it is
+// empty afterwards, and still to be freed.
+vmm_status vmm_machine_new(vmm_config *config, vmm_machine **machine, vmm_error **error);
+
+// Makes a device of the caller's functions; `name` is what errors and statistics call it. If this
+// fails, `user` stays the caller's: `drop` is not called.
+vmm_status vmm_device_new(const char *name,
+                          const vmm_device_ops *ops,
+                          void *user,
+                          vmm_device **device,
+                          vmm_error **error);
+
+// Frees the caller's hold on a device; a machine that has it keeps it.
+void vmm_device_free(vmm_device *device);
+
+// The device answers `count` I/O ports from `start` on.
+vmm_status vmm_device_add_ports(vmm_device *device,
+                                uint16_t start,
+                                uint16_t count,
+                                vmm_error **error);
+
+// The device answers `size` bytes of physical addresses from `start` on; VMM_ANYWHERE for where
+// there is room.
+vmm_status vmm_device_add_mmio(vmm_device *device,
+                               uint64_t start,
+                               uint64_t size,
+                               vmm_error **error);
+
+// The device gets an interrupt line of its own.
+vmm_status vmm_device_add_irq(vmm_device *device, vmm_error **error);
+
+// Interrupts the guest once, by the line of the device; may be called from a callback.
+// VMM_STATUS_WRONG_STATE if it has none, or is in no machine yet.
+vmm_status vmm_device_interrupt(const vmm_device *device, vmm_error **error);
+
+// Stops a machine if it runs, and frees it: memory, descriptors, threads, devices. What a
+// vmm_machine_run under way on another thread needs is freed when that has returned.
+void vmm_machine_free(vmm_machine *machine);
+
+// The back end that runs it, such as "kvm".
+const char *vmm_machine_backend(const vmm_machine *machine);
+
+// Why that one, such as "no KVM: /dev/kvm: No such file or directory".
+const char *vmm_machine_backend_reason(const vmm_machine *machine);
+
+// Runs the guest on the calling thread until it ends or is stopped. `outcome` may be NULL.
+//
+// Each further vCPU, and devices that watch descriptors, have a thread that ends before this
+// returns. After VMM_ENDING_HALTED and VMM_STATUS_INTERRUPTED the guest can be run on; after every
+// other ending it has ended, until vmm_machine_reset.
+//
+// VMM_STATUS_INTERRUPTED if a signal came that is not the library's; VMM_STATUS_POISONED with the
+// name of a device that failed; VMM_STATUS_WRONG_STATE if it has ended or is being run.
+vmm_status vmm_machine_run(vmm_machine *machine, vmm_outcome *outcome, vmm_error **error);
+
+// Runs the guest on a thread of the library's, for programs with an event loop: what becomes of it
+// is told by vmm_machine_event_fd and vmm_machine_next_event.
+vmm_status vmm_machine_start(vmm_machine *machine, vmm_error **error);
+
+// Fills `*fd` with a descriptor that is readable while vmm_machine_next_event has something to
+// give. It is the machine's: only to be polled.
+vmm_status vmm_machine_event_fd(const vmm_machine *machine, int32_t *fd, vmm_error **error);
+
+// Takes what happened since the last time; never waits. Fills `outcome`, which may be NULL, if a
+// run ended; if it failed, the failure is this call's, with `*event` VMM_EVENT_ENDED.
+//
+// Only the newest thing is kept, and only while it is true.
+vmm_status vmm_machine_next_event(vmm_machine *machine,
+                                  vmm_event *event,
+                                  vmm_outcome *outcome,
+                                  vmm_error **error);
+
+// Puts a machine that is not being run back to power-on, in place: memory zeroed, the image loaded
+// anew, devices reset. Cheaper than another machine. VMM_STATUS_WRONG_STATE if it runs or was stopped.
+vmm_status vmm_machine_reset(vmm_machine *machine,
+                             vmm_error **error);
+
+// What stops and pauses the machine from elsewhere. It may outlive the machine; NULL for NULL.
+// May be called from a callback.
+vmm_handle *vmm_machine_handle(const vmm_machine *machine);
+
+// Frees a handle; nothing happens to the machine.
+void vmm_handle_free(vmm_handle *handle);
+
+// Another handle for the same machine; NULL for NULL.
+vmm_handle *vmm_handle_clone(const vmm_handle *handle);
+
+// Ends the machine: its run returns VMM_ENDING_STOPPED, typically within a millisecond. Never
+// waits; may be called from a callback, and takes effect when that returns.
+vmm_status vmm_handle_stop(const vmm_handle *handle, vmm_error **error);
+
+// Pauses the machine: when this returns, no vCPU runs and no device is called until
+// vmm_handle_resume. The run under way waits.
+//
+// VMM_STATUS_HOST with ETIMEDOUT if a device kept its thread for longer than `within_ns`
+// nanoseconds: the machine goes on. VMM_STATUS_WRONG_STATE if it has ended, VMM_STATUS_IN_CALLBACK
+// from one of its devices.
+vmm_status vmm_handle_pause(const vmm_handle *handle, uint64_t within_ns, vmm_error **error);
+
+// Asks for a pause without waiting for it: VMM_EVENT_PAUSED tells when it is complete. May be called
+// from a callback.
+vmm_status vmm_handle_request_pause(const vmm_handle *handle,
+                                    vmm_error **error);
+
+// Lets a paused machine go on; takes back a pause that is not complete. Never waits.
+vmm_status vmm_handle_resume(const vmm_handle *handle, vmm_error **error);
+
+// Fills `*state` with what the machine is doing now.
+vmm_status vmm_handle_state(const vmm_handle *handle, vmm_machine_state *state, vmm_error **error);
+
+// Copies `size` bytes of guest memory from guest address `at` to `data`.
+// VMM_STATUS_GUEST_MEMORY if not all of it is RAM. May be called from a callback.
+vmm_status vmm_machine_read(const vmm_machine *machine,
+                            uint64_t at,
+                            void *data,
+                            size_t size,
+                            vmm_error **error);
+
+// Copies `size` bytes from `data` to guest address `at`, all or nothing.
+// VMM_STATUS_GUEST_MEMORY if not all of it is RAM. May be called from a callback.
+vmm_status vmm_machine_write(vmm_machine *machine,
+                             uint64_t at,
+                             const void *data,
+                             size_t size,
+                             vmm_error **error);
+
+// Makes a view of `size` bytes of guest memory at guest address `at`, to be read without a copy.
+// The guest may change them at any moment. VMM_STATUS_GUEST_MEMORY if it is not all RAM, or passes
+// the hole below 4 GiB.
+vmm_status vmm_machine_view(const vmm_machine *machine,
+                            uint64_t at,
+                            size_t size,
+                            vmm_view **view,
+                            vmm_error **error);
+
+// Where the view lies; valid until it is freed. NULL for NULL.
+const void *vmm_view_data(const vmm_view *view);
+
+// Its size in bytes; 0 for NULL.
+size_t vmm_view_size(const vmm_view *view);
+
+// Frees a view.
+void vmm_view_free(vmm_view *view);
+
+// Fills `*regs` with the registers of vCPU number `vcpu`, of a machine that is paused or not being
+// run; else VMM_STATUS_WRONG_STATE. VMM_STATUS_NOT_FOUND if there is no such vCPU.
+vmm_status vmm_machine_get_regs(const vmm_machine *machine,
+                                uint32_t vcpu,
+                                vmm_regs *regs,
+                                vmm_error **error);
+
+// Sets them; as vmm_machine_get_regs.
+vmm_status vmm_machine_set_regs(vmm_machine *machine,
+                                uint32_t vcpu,
+                                const vmm_regs *regs,
+                                vmm_error **error);
+
+// The description of a sandbox that runs the program at this path of the host: a static x86-64 Linux
+// executable.
+vmm_sandbox_config *vmm_sandbox_config_program(const char *path);
+
+// The same for an executable in memory.
+vmm_sandbox_config *vmm_sandbox_config_image(const void *data, size_t size);
+
+// Frees a description, with what no sandbox has.
+void vmm_sandbox_config_free(vmm_sandbox_config *config);
+
+// What runs the program: "kvm", "soft" for the CPU in software, or "auto" for the best of this
+// host; that is the default.
+void vmm_sandbox_config_set_backend(vmm_sandbox_config *config, const char *name);
+
+// One more argument of the program, the first of which is its name.
+void vmm_sandbox_config_add_arg(vmm_sandbox_config *config, const char *argument);
+
+// One more variable of the program's environment.
+void vmm_sandbox_config_add_env(vmm_sandbox_config *config, const char *name, const char *value);
+
+// All the memory of the sandbox in bytes; the host gives only what is touched.
+void vmm_sandbox_config_set_memory(vmm_sandbox_config *config, uint64_t bytes);
+
+// How many nanoseconds a start or a call may take; 0 for no limit.
+void vmm_sandbox_config_set_timeout(vmm_sandbox_config *config, uint64_t ns);
+
+// How many nanoseconds of processor time a start or a call may take; 0 for no limit.
+void vmm_sandbox_config_set_cpu_time(vmm_sandbox_config *config, uint64_t ns);
+
+// How many bytes the program may write to standard output and standard error in all: 64 MiB unless
+// said otherwise.
+void vmm_sandbox_config_set_output_limit(vmm_sandbox_config *config, uint64_t bytes);
+
+// How many bytes the program's files in memory may take: 16 MiB unless said otherwise.
+void vmm_sandbox_config_set_file_limit(vmm_sandbox_config *config, uint64_t bytes);
+
+// The user and group that the program finds itself as: 1000 and 1000 unless said otherwise.
+void vmm_sandbox_config_set_user(vmm_sandbox_config *config, uint32_t uid, uint32_t gid);
+
+// These bytes are standard input.
+void vmm_sandbox_config_set_stdin(vmm_sandbox_config *config, const void *data, size_t size);
+
+// Descriptors for standard input, output and error; -1 for what stays as it is. What goes to a
+// descriptor is not captured.
+void vmm_sandbox_config_set_stdio(vmm_sandbox_config *config,
+                                  int32_t input,
+                                  int32_t output,
+                                  int32_t errors);
+
+// Shows the program the host's directory `directory` at its own path `at`, such as "/" or "/data";
+// it sees nothing outside of it, by links neither. Read-only unless `writable`.
+void vmm_sandbox_config_add_mount(vmm_sandbox_config *config,
+                                  const char *directory,
+                                  const char *at,
+                                  bool writable);
+
+// Gives the program a function of the host by this name (vmm_call of vmm_guest.h). `drop` may be
+// NULL; it is called when the sandbox is freed, or the description if there is none.
+void vmm_sandbox_config_add_host_fn(vmm_sandbox_config *config,
+                                    const char *name,
+                                    vmm_host_fn function,
+                                    void *user,
+                                    vmm_drop_fn drop);
+
+// Makes the sandbox; its program is loaded and has executed nothing yet. A description makes one
+// sandbox: it is empty afterwards, and still to be freed.
+//
+// VMM_STATUS_BAD_IMAGE if the program is not a static x86-64 Linux executable.
+vmm_status vmm_sandbox_new(vmm_sandbox_config *config, vmm_sandbox **sandbox, vmm_error **error);
+
+// A value of VMM_KIND_INT64.
+vmm_value vmm_int64(int64_t integer);
+
+// A value of VMM_KIND_INT32.
+vmm_value vmm_int32(int32_t integer);
+
+// A value of VMM_KIND_BOOL.
+vmm_value vmm_bool(bool is);
+
+// A value of VMM_KIND_DOUBLE.
+vmm_value vmm_double(double number);
+
+// A value of VMM_KIND_FLOAT.
+vmm_value vmm_float(float number);
+
+// A value of VMM_KIND_TEXT, which stays where it is.
+vmm_value vmm_text(const char *text);
+
+// A value of VMM_KIND_BYTES, which stay where they are.
+vmm_value vmm_bytes(const void *data, size_t size);
+
+// A value of VMM_KIND_BUFFER.
+vmm_value vmm_buffer(void *data, size_t size);
+
+// The function gives this integer.
+void vmm_result_int64(vmm_result *result, int64_t integer);
+
+// The function gives this number.
+void vmm_result_double(vmm_result *result, double number);
+
+// The function gives a copy of these bytes, or of a text without its NUL.
+void vmm_result_bytes(vmm_result *result, const void *data, size_t size);
+
+// Frees a sandbox. It must not be in use.
+void vmm_sandbox_free(vmm_sandbox *sandbox);
+
+// Runs the program from its start to its end, or to where it says that it is ready to be called
+// (vmm_ready of vmm_guest.h). `outcome` may be NULL.
+//
+// VMM_STATUS_INTERRUPTED if a signal came on this thread: the next vmm_sandbox_start goes on.
+vmm_status vmm_sandbox_start(vmm_sandbox *sandbox, vmm_outcome *outcome, vmm_error **error);
+
+// Calls a global function of the program, which must have said that it is ready, and waits for its
+// return.
+//
+// `result` says by its kind what the function returns, and is filled; NULL for void. For VMM_KIND_TEXT
+// `data` and `size` are where the text goes; it is cut if it does not fit, and `size` becomes its whole
+// length.
+//
+// VMM_STATUS_NOT_FOUND if there is no such function; VMM_STATUS_BAD_CONFIG if the arguments do not
+// fit; VMM_STATUS_POISONED if it did not return, and the error says why.
+vmm_status vmm_sandbox_call(vmm_sandbox *sandbox,
+                            const char *name,
+                            const vmm_value *arguments,
+                            size_t count,
+                            vmm_value *result,
+                            vmm_error **error);
+
+// Fills `*state` with what the sandbox can do next.
+vmm_status vmm_sandbox_get_state(const vmm_sandbox *sandbox,
+                                 vmm_sandbox_state *state,
+                                 vmm_error **error);
+
+// Takes up to `size` bytes of what the program has written to standard output, if that is
+// captured; gives how many, 0 if there are no more.
+size_t vmm_sandbox_take_stdout(vmm_sandbox *sandbox, void *data, size_t size);
+
+// The same of standard error.
+size_t vmm_sandbox_take_stderr(vmm_sandbox *sandbox, void *data, size_t size);
+
+// What stops the sandbox from another thread or a signal handler; NULL for NULL.
+vmm_canceller *vmm_sandbox_canceller(const vmm_sandbox *sandbox);
+
+// Ends the start or call that is under way, or else the next one, with VMM_CAUSE_CANCELLED. May be
+// called from a callback and from a signal handler.
+void vmm_canceller_cancel(const vmm_canceller *canceller);
+
+// Frees a canceller; nothing happens to the sandbox.
+void vmm_canceller_free(vmm_canceller *canceller);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif  // __cplusplus
+
+#endif  /* VMM_H */

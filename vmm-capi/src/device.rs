@@ -1,0 +1,314 @@
+//! Devices of the caller's own.
+
+#![expect(unsafe_code, reason = "what C passes are pointers")]
+
+use std::{
+    ffi::{c_char, c_void},
+    ops::ControlFlow,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+};
+
+use vmm_core::{
+    Error, ErrorKind, Result,
+    bus::BusDevice,
+    exit::{CONTINUE, Flow, VcpuExit},
+    irq::{Gsi, IrqLine},
+    machine::{Device, Place, Slot},
+    memory::GuestAddress,
+};
+
+use crate::{
+    error::{vmm_error, vmm_status},
+    guard::{Exclusive, guard},
+    pass,
+};
+
+/// For a place that the board chooses.
+pub const VMM_ANYWHERE: u64 = u64::MAX;
+
+/// A device's answer: the guest goes on.
+pub const VMM_FLOW_CONTINUE: i32 = 0;
+/// A device's answer: the machine resets.
+pub const VMM_FLOW_RESET: i32 = 1;
+/// A device's answer: it has failed; the run ends with VMM_STATUS_POISONED and its name.
+pub const VMM_FLOW_FAIL: i32 = 2;
+/// A device's answer: the machine powers off. The code is added, 0 to 255.
+pub const VMM_FLOW_POWER_OFF: i32 = 256;
+
+/// What a device does. Functions may be NULL: reads then give all ones, writes do nothing.
+///
+/// They are called on the threads that run vCPUs, several at once if the machine has several vCPUs.
+/// They must not block. `window` counts the device's windows in the order they were asked for;
+/// `offset` is from its start; 1 to 8 bytes, little-endian, never beyond its end.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct vmm_device_ops {
+    /// sizeof(struct vmm_device_ops).
+    pub struct_size: usize,
+    /// The guest reads: fills `data`, which comes with all ones. Gives a VMM_FLOW_ value.
+    pub read: Option<
+        unsafe extern "C" fn(
+            user: *mut c_void,
+            window: u32,
+            offset: u64,
+            data: *mut u8,
+            size: usize,
+        ) -> i32,
+    >,
+    /// The guest writes. Gives a VMM_FLOW_ value.
+    pub write: Option<
+        unsafe extern "C" fn(
+            user: *mut c_void,
+            window: u32,
+            offset: u64,
+            data: *const u8,
+            size: usize,
+        ) -> i32,
+    >,
+    /// The machine resets: back to power-on. Not called during accesses.
+    pub reset: Option<unsafe extern "C" fn(user: *mut c_void)>,
+    /// The library is done with `user`.
+    pub drop: Option<unsafe extern "C" fn(user: *mut c_void)>,
+}
+
+/// A device of the caller's own.
+pub struct vmm_device(Arc<Shared>);
+
+struct Shared {
+    name: String,
+    model: Model,
+    wanted: Exclusive<Vec<Window>>,
+    wants_line: AtomicBool,
+    plugged: AtomicBool,
+    line: OnceLock<IrqLine>,
+}
+
+/// A window that was asked for.
+#[derive(Clone, Copy)]
+enum Window {
+    Mmio(Place<GuestAddress>, u64),
+    Ports(u16, u16),
+}
+
+/// The caller's functions.
+struct Model {
+    ops: vmm_device_ops,
+    user: *mut c_void,
+}
+
+// SAFETY: the header says that the functions are called on several threads, with the same pointer.
+unsafe impl Send for Model {}
+// SAFETY: as above.
+unsafe impl Sync for Model {}
+
+impl Drop for Model {
+    fn drop(&mut self) {
+        if let Some(drop) = self.ops.drop {
+            // SAFETY: the caller's function with the caller's pointer, for the last time.
+            unsafe { drop(self.user) };
+        }
+    }
+}
+
+/// Ends the run; the board adds which device it was.
+fn failed(why: String) -> VcpuExit {
+    VcpuExit::Failed(Error::new(ErrorKind::Poisoned, why))
+}
+
+/// One window of a device, as a bus sees it.
+struct Access {
+    device: Arc<Shared>,
+    window: u32,
+}
+
+impl Access {
+    fn flow(answer: i32) -> Flow {
+        ControlFlow::Break(match answer {
+            VMM_FLOW_CONTINUE => return CONTINUE,
+            VMM_FLOW_RESET => VcpuExit::Reset,
+            VMM_FLOW_POWER_OFF..=511 => VcpuExit::PowerOff(answer - VMM_FLOW_POWER_OFF),
+            VMM_FLOW_FAIL => failed("it failed".into()),
+            other => failed(format!("it answered an access with {other}")),
+        })
+    }
+}
+
+impl BusDevice for Access {
+    fn read(&self, offset: u64, data: &mut [u8]) -> Flow {
+        let Model { ops, user } = &self.device.model;
+        let Some(read) = ops.read else { return CONTINUE };
+        // SAFETY: the caller's function with the caller's pointer, and bytes that live as long as
+        // the call.
+        Self::flow(unsafe { read(*user, self.window, offset, data.as_mut_ptr(), data.len()) })
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Flow {
+        let Model { ops, user } = &self.device.model;
+        let Some(write) = ops.write else { return CONTINUE };
+        // SAFETY: as for reads.
+        Self::flow(unsafe { write(*user, self.window, offset, data.as_ptr(), data.len()) })
+    }
+
+    fn reset(&self) {
+        // Once, however many windows there are.
+        if let Some(reset) = self.device.model.ops.reset.filter(|_| self.window == 0) {
+            // SAFETY: the caller's function with the caller's pointer.
+            unsafe { reset(self.device.model.user) };
+        }
+    }
+}
+
+/// The device while it is being plugged.
+pub(crate) struct Plug(Arc<Shared>);
+
+impl Device for Plug {
+    fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    fn plug(self: Box<Self>, slot: &mut Slot<'_>) -> Result<()> {
+        let windows = self.0.wanted.with(|wanted| Ok(wanted.clone()))?;
+        for (window, place) in (0..).zip(windows) {
+            let access = Arc::new(Access { device: Arc::clone(&self.0), window });
+            match place {
+                Window::Ports(start, len) => slot.ports(start, len, access)?,
+                Window::Mmio(place, len) => drop(slot.mmio(place, len, access)?),
+            }
+        }
+        if self.0.wants_line.load(SeqCst) {
+            let _ = self.0.line.set(slot.irq(Place::<Gsi>::Any)?);
+        }
+        Ok(())
+    }
+}
+
+impl vmm_device {
+    /// For a machine; a device is in one at most.
+    pub(crate) fn plug(&self) -> Result<Plug> {
+        if self.0.plugged.swap(true, SeqCst) {
+            let name = &self.0.name;
+            return Err(Error::wrong_state(format!(
+                "device '{name}' was given to a machine before"
+            )));
+        }
+        Ok(Plug(Arc::clone(&self.0)))
+    }
+
+    fn want(&self, window: Window) -> Result<()> {
+        if self.0.plugged.load(SeqCst) {
+            let name = &self.0.name;
+            return Err(Error::wrong_state(format!("device '{name}' was given to a machine")));
+        }
+        self.0.wanted.with(|wanted| {
+            wanted.push(window);
+            Ok(())
+        })
+    }
+
+    fn line(&self) -> Result<&IrqLine> {
+        let missing = || format!("device '{}' has no interrupt line", self.0.name);
+        self.0.line.get().ok_or_else(|| Error::wrong_state(missing()))
+    }
+}
+
+/// Makes a device of the caller's functions; `name` is what errors and statistics call it. If this
+/// fails, `user` stays the caller's: `drop` is not called.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmm_device_new(
+    name: *const c_char,
+    ops: *const vmm_device_ops,
+    user: *mut c_void,
+    device: *mut *mut vmm_device,
+    error: *mut *mut vmm_error,
+) -> vmm_status {
+    // SAFETY: the header's rules.
+    unsafe {
+        guard(error, || {
+            pass::fill(device, "device", std::ptr::null_mut())?;
+            let name = pass::text(name, "name")?.to_owned();
+            // The size comes first: what is smaller must not be read as a whole.
+            let size = *pass::object(ops.cast::<usize>(), "ops")?;
+            if size != size_of::<vmm_device_ops>() {
+                return Err(Error::bad_config(format!(
+                    "ops: struct_size {size} is not known here"
+                )));
+            }
+            let shared = Shared {
+                name,
+                model: Model { ops: *pass::object(ops, "ops")?, user },
+                wanted: Exclusive::new("device", Vec::new()),
+                wants_line: AtomicBool::new(false),
+                plugged: AtomicBool::new(false),
+                line: OnceLock::new(),
+            };
+            pass::fill(device, "device", pass::give(vmm_device(Arc::new(shared))))
+        })
+    }
+}
+
+/// Frees the caller's hold on a device; a machine that has it keeps it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmm_device_free(device: *mut vmm_device) {
+    // SAFETY: the header's rules.
+    unsafe { pass::free(device) };
+}
+
+/// The device answers `count` I/O ports from `start` on.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmm_device_add_ports(
+    device: *mut vmm_device,
+    start: u16,
+    count: u16,
+    error: *mut *mut vmm_error,
+) -> vmm_status {
+    // SAFETY: the header's rules.
+    unsafe { guard(error, || pass::object(device, "device")?.want(Window::Ports(start, count))) }
+}
+
+/// The device answers `size` bytes of physical addresses from `start` on; VMM_ANYWHERE for where
+/// there is room.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmm_device_add_mmio(
+    device: *mut vmm_device,
+    start: u64,
+    size: u64,
+    error: *mut *mut vmm_error,
+) -> vmm_status {
+    let place = if start == VMM_ANYWHERE { Place::Any } else { Place::At(GuestAddress(start)) };
+    // SAFETY: the header's rules.
+    unsafe { guard(error, || pass::object(device, "device")?.want(Window::Mmio(place, size))) }
+}
+
+/// The device gets an interrupt line of its own.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmm_device_add_irq(
+    device: *mut vmm_device,
+    error: *mut *mut vmm_error,
+) -> vmm_status {
+    // SAFETY: the header's rules.
+    unsafe {
+        guard(error, || {
+            pass::object(device, "device")?.0.wants_line.store(true, SeqCst);
+            Ok(())
+        })
+    }
+}
+
+/// Interrupts the guest once, by the line of the device; may be called from a callback.
+/// VMM_STATUS_WRONG_STATE if it has none, or is in no machine yet.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmm_device_interrupt(
+    device: *const vmm_device,
+    error: *mut *mut vmm_error,
+) -> vmm_status {
+    // SAFETY: the header's rules.
+    unsafe {
+        guard(error, || {
+            pass::object(device, "device")?.line()?.pulse();
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,96 @@
+//! What keeps panics and failures from crossing into C.
+
+#![expect(unsafe_code, reason = "what C passes are pointers")]
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Mutex, PoisonError, TryLockError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
+
+use vmm_core::{Error, ErrorKind, Result};
+
+use crate::error::{vmm_error, vmm_status};
+
+/// Does the work of one C function: fills `*error`, gives the status.
+///
+/// # Safety
+/// `error` is NULL or may be written to.
+pub(crate) unsafe fn guard(
+    error: *mut *mut vmm_error,
+    work: impl FnOnce() -> Result<()>,
+) -> vmm_status {
+    let done = caught(work).and_then(|done| done);
+    let (status, made) = match done {
+        Ok(()) => (vmm_status::Ok, std::ptr::null_mut()),
+        Err(error) => (error.kind().into(), Box::into_raw(Box::new(error.into()))),
+    };
+    if error.is_null() {
+        // SAFETY: made above, and given to nobody.
+        unsafe { crate::pass::free(made) };
+    } else {
+        // SAFETY: the caller's promise.
+        unsafe { *error = made };
+    }
+    status
+}
+
+/// Does the work of a C function that has nothing to report: a panic in it is its default.
+pub(crate) fn silent<T: Default>(work: impl FnOnce() -> T) -> T {
+    caught(work).unwrap_or_default()
+}
+
+fn caught<T>(work: impl FnOnce() -> T) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|payload| {
+        let said = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let said = said.or_else(|| payload.downcast_ref::<String>().cloned());
+        Error::internal(format!("panic: {}", said.unwrap_or_default()))
+    })
+}
+
+/// Something that one thread uses at a time; after a panic in the middle nobody does.
+#[derive(Debug)]
+pub(crate) struct Exclusive<T> {
+    what: &'static str,
+    poisoned: AtomicBool,
+    value: Mutex<T>,
+}
+
+impl<T> Exclusive<T> {
+    pub(crate) fn new(what: &'static str, value: T) -> Self {
+        Self { what, poisoned: AtomicBool::new(false), value: Mutex::new(value) }
+    }
+
+    /// Uses it.
+    ///
+    /// # Errors
+    /// `WrongState` while it is being used, by another thread or by a callback's caller; `Poisoned`
+    /// after a panic.
+    pub(crate) fn with<R>(&self, work: impl FnOnce(&mut T) -> Result<R>) -> Result<R> {
+        let mut value = match self.value.try_lock() {
+            Ok(value) => value,
+            Err(TryLockError::WouldBlock) => {
+                return Err(Error::wrong_state(format!("{}: it is being used", self.what)));
+            }
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+        };
+        if self.poisoned.load(Relaxed) {
+            let message = format!("{}: the library panicked in the middle", self.what);
+            return Err(Error::new(ErrorKind::Poisoned, message));
+        }
+        match caught(|| work(&mut value)) {
+            Ok(done) => done,
+            Err(panic) => {
+                self.poisoned.store(true, Relaxed);
+                Err(panic)
+            }
+        }
+    }
+
+    /// Uses it when it is free, for settings.
+    pub(crate) fn wait(&self, work: impl FnOnce(&mut T)) {
+        work(&mut self.value.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}

@@ -1,0 +1,209 @@
+//! Machines.
+
+#![expect(unsafe_code, reason = "what C passes are pointers")]
+
+use std::{
+    ffi::{CString, c_char},
+    os::fd::AsRawFd,
+    sync::{Arc, Mutex, PoisonError},
+    thread::JoinHandle,
+};
+
+use vmm_core::{
+    Machine, Result,
+    host::Choice,
+    machine::{Event, Outcome},
+};
+
+use crate::{
+    error::{self, vmm_error, vmm_status},
+    guard::guard,
+    handle::vmm_handle,
+    outcome::vmm_outcome,
+    pass,
+};
+
+/// A virtual machine.
+pub struct vmm_machine {
+    pub(crate) machine: Arc<Machine>,
+    backend: CString,
+    reason: CString,
+    /// The thread of `vmm_machine_start`.
+    runner: Mutex<Option<JoinHandle<Result<Outcome>>>>,
+}
+
+impl vmm_machine {
+    pub(crate) fn new(machine: Machine, choice: &Choice) -> Self {
+        Self {
+            machine: Arc::new(machine),
+            backend: error::text(choice.name()),
+            reason: error::text(choice.reason()),
+            runner: Mutex::new(None),
+        }
+    }
+
+    /// Runs the machine on a thread of the library's; what becomes of it is an event.
+    fn start(&self) -> Result<()> {
+        let mut runner = self.runner.lock().unwrap_or_else(PoisonError::into_inner);
+        *runner = Some(self.machine.start()?);
+        Ok(())
+    }
+}
+
+impl Drop for vmm_machine {
+    fn drop(&mut self) {
+        // Fails only in a child of `fork()`, where nothing runs.
+        let stopped = self.machine.handle().stop();
+        let runner = self.runner.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(runner) = runner
+            && stopped.is_ok()
+            // Freed from a callback of its own: it ends when that returns.
+            && runner.thread().id() != std::thread::current().id()
+        {
+            let _ = runner.join();
+        }
+    }
+}
+
+/// Stops a machine if it runs, and frees it: memory, descriptors, threads, devices. What a
+/// vmm_machine_run under way on another thread needs is freed when that has returned.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmm_machine_free(machine: *mut vmm_machine) {
+    // SAFETY: the header's rules.
+    unsafe { pass::free(machine) };
+}
+
+/// The back end that runs it, such as "kvm".
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmm_machine_backend(machine: *const vmm_machine) -> *const c_char {
+    // SAFETY: the header's rules.
+    unsafe { machine.as_ref() }.map_or(c"".as_ptr(), |machine| machine.backend.as_ptr())
+}
+
+/// Why that one, such as "no KVM: /dev/kvm: No such file or directory".
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmm_machine_backend_reason(machine: *const vmm_machine) -> *const c_char {
+    // SAFETY: the header's rules.
+    unsafe { machine.as_ref() }.map_or(c"".as_ptr(), |machine| machine.reason.as_ptr())
+}
+
+/// Runs the guest on the calling thread until it ends or is stopped. `outcome` may be NULL.
+///
+/// Each further vCPU, and devices that watch descriptors, have a thread that ends before this
+/// returns. After VMM_ENDING_HALTED and VMM_STATUS_INTERRUPTED the guest can be run on; after every
+/// other ending it has ended, until vmm_machine_reset.
+///
+/// VMM_STATUS_INTERRUPTED if a signal came that is not the library's; VMM_STATUS_POISONED with the
+/// name of a device that failed; VMM_STATUS_WRONG_STATE if it has ended or is being run.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmm_machine_run(
+    machine: *mut vmm_machine,
+    outcome: *mut vmm_outcome,
+    error: *mut *mut vmm_error,
+) -> vmm_status {
+    // SAFETY: the header's rules.
+    unsafe {
+        guard(error, || {
+            // It may be freed meanwhile.
+            let machine = Arc::clone(&pass::object(machine, "machine")?.machine);
+            let ended = machine.run()?;
+            if outcome.is_null() {
+                return Ok(());
+            }
+            pass::fill(outcome, "outcome", (&ended).into())
+        })
+    }
+}
+
+/// Runs the guest on a thread of the library's, for programs with an event loop: what becomes of it
+/// is told by vmm_machine_event_fd and vmm_machine_next_event.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmm_machine_start(
+    machine: *mut vmm_machine,
+    error: *mut *mut vmm_error,
+) -> vmm_status {
+    // SAFETY: the header's rules.
+    unsafe { guard(error, || pass::object(machine, "machine")?.start()) }
+}
+
+/// Fills `*fd` with a descriptor that is readable while vmm_machine_next_event has something to
+/// give. It is the machine's: only to be polled.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmm_machine_event_fd(
+    machine: *const vmm_machine,
+    fd: *mut i32,
+    error: *mut *mut vmm_error,
+) -> vmm_status {
+    // SAFETY: the header's rules.
+    unsafe {
+        guard(error, || {
+            let machine = pass::object(machine, "machine")?;
+            pass::fill(fd, "fd", machine.machine.event_fd()?.as_raw_fd())
+        })
+    }
+}
+
+/// What happened to a machine.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum vmm_event {
+    /// Nothing since the last time.
+    None = 0,
+    /// A run ended; the outcome says how.
+    Ended = 1,
+    /// A pause that was asked for is complete.
+    Paused = 2,
+}
+
+/// Takes what happened since the last time; never waits. Fills `outcome`, which may be NULL, if a
+/// run ended; if it failed, the failure is this call's, with `*event` VMM_EVENT_ENDED.
+///
+/// Only the newest thing is kept, and only while it is true.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmm_machine_next_event(
+    machine: *mut vmm_machine,
+    event: *mut vmm_event,
+    outcome: *mut vmm_outcome,
+    error: *mut *mut vmm_error,
+) -> vmm_status {
+    // SAFETY: the header's rules.
+    unsafe {
+        guard(error, || {
+            pass::fill(event, "event", vmm_event::None)?;
+            let ended: Result<Outcome> =
+                match pass::object(machine, "machine")?.machine.next_event()? {
+                    None => return Ok(()),
+                    Some(Event::Ended(ended)) => ended,
+                    Some(_) => return pass::fill(event, "event", vmm_event::Paused),
+                };
+            pass::fill(event, "event", vmm_event::Ended)?;
+            let ended = ended?;
+            if outcome.is_null() {
+                return Ok(());
+            }
+            pass::fill(outcome, "outcome", (&ended).into())
+        })
+    }
+}
+
+/// Puts a machine that is not being run back to power-on, in place: memory zeroed, the image loaded
+/// anew, devices reset. Cheaper than another machine. VMM_STATUS_WRONG_STATE if it runs or was stopped.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmm_machine_reset(
+    machine: *mut vmm_machine,
+    error: *mut *mut vmm_error,
+) -> vmm_status {
+    // SAFETY: the header's rules.
+    unsafe { guard(error, || pass::object(machine, "machine")?.machine.reset()) }
+}
+
+/// What stops and pauses the machine from elsewhere. It may outlive the machine; NULL for NULL.
+/// May be called from a callback.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmm_machine_handle(machine: *const vmm_machine) -> *mut vmm_handle {
+    // SAFETY: the header's rules.
+    match unsafe { machine.as_ref() } {
+        Some(machine) => pass::give(vmm_handle(machine.machine.handle())),
+        None => std::ptr::null_mut(),
+    }
+}

@@ -1,0 +1,162 @@
+//! The C examples and the misuse suite, compiled without a warning and run under the address and
+//! undefined-behaviour sanitizers.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a test says what went wrong by panicking, and where it ran by printing"
+)]
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+mod library;
+
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+const WARNINGS: [&str; 4] = ["-Wall", "-Wextra", "-Werror", "-pedantic"];
+
+/// Runs a command that must succeed.
+fn run(command: &mut Command) -> Output {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {}\n{errors}", output.status);
+    output
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+/// Compiles and links a C program with the static library; `directory` is where it goes.
+fn compile(source: &str, directory: &Path) -> PathBuf {
+    let source = Path::new(ROOT).join(source);
+    let program = directory.join(source.file_stem().unwrap());
+    run(Command::new("cc")
+        .args(["-std=c99", "-D_POSIX_C_SOURCE=200809L", "-g", "-fsanitize=address,undefined"])
+        .args(["-fno-sanitize-recover=all"])
+        .args(WARNINGS)
+        .arg(format!("-I{ROOT}/include"))
+        .arg(source)
+        .arg(library::directory().join("libvmm.a"))
+        .args(["-lpthread", "-ldl", "-lm", "-lgcc_s", "-o"])
+        .arg(&program));
+    program
+}
+
+#[test]
+fn the_header_is_c99_and_c11_and_cxx17() {
+    let directory = tempfile::tempdir().unwrap();
+    let source = directory.path().join("only.c");
+    std::fs::write(
+        &source,
+        "#include \"vmm.h\"\nint main(void) { return vmm_abi_check(VMM_ABI) ? 0 : 1; }\n",
+    )
+    .unwrap();
+    for (compiler, standard) in [("cc", "c99"), ("cc", "c11"), ("c++", "c++17")] {
+        let language = if compiler == "cc" { "c" } else { "c++" };
+        run(Command::new(compiler)
+            .args([&format!("-std={standard}"), "-x", language, "-fsyntax-only"])
+            .args(WARNINGS)
+            .arg(format!("-I{ROOT}/include"))
+            .arg(&source));
+    }
+}
+
+#[test]
+fn a_guest_says_hello() {
+    let directory = tempfile::tempdir().unwrap();
+    let hello = compile("examples/hello.c", directory.path());
+    for backend in ["auto", "soft"] {
+        let said = text(&run(Command::new(&hello).arg(backend)));
+        println!("a_guest_says_hello: {said}");
+        assert!(
+            said.contains("\nguest: hello from C :)\nhost:  powered off with code 0\n"),
+            "{said}"
+        );
+    }
+    let refused = Command::new(&hello).arg("steam").output().unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    let why = String::from_utf8(refused.stderr).unwrap();
+    assert!(why.starts_with("hello: ") && why.contains("steam"), "{why}");
+}
+
+#[test]
+fn the_probe_reports() {
+    let directory = tempfile::tempdir().unwrap();
+    let probe = compile("examples/probe.c", directory.path());
+    let said = text(&run(&mut Command::new(probe)));
+    assert!(said.starts_with("This host has "), "{said}");
+}
+
+#[test]
+fn a_device_in_c_drives_a_guest() {
+    let directory = tempfile::tempdir().unwrap();
+    let counter = compile("examples/counter.c", directory.path());
+    let said = text(&run(&mut Command::new(counter)));
+    assert_eq!(said, "powered off with code 5; the counter is at 6\n");
+}
+
+#[test]
+fn a_program_is_called_and_calls_the_host() {
+    let directory = tempfile::tempdir().unwrap();
+    let guest = directory.path().join("guest");
+    run(Command::new("cc")
+        .args(["-static", "-O1"])
+        .arg(format!("-I{ROOT}/vmm-sandbox/guest/include"))
+        .arg(format!("{ROOT}/examples/guests/hostcall.c"))
+        .arg("-o")
+        .arg(&guest));
+    let host = compile("examples/hostcall.c", directory.path());
+    let said = text(&run(Command::new(host).arg(guest)));
+    assert_eq!(said, "score: 16 (4 calls of the host)\n");
+}
+
+#[test]
+fn a_program_has_its_streams_and_its_status() {
+    let directory = tempfile::tempdir().unwrap();
+    let source = directory.path().join("three.c");
+    std::fs::write(
+        &source,
+        "#include <stdio.h>\nint main(int n, char **v) { puts(v[n - 1]); return 3; }\n",
+    )
+    .unwrap();
+    let guest = directory.path().join("three");
+    run(Command::new("cc").arg("-static").arg(source).arg("-o").arg(&guest));
+    let sandbox = compile("examples/sandbox.c", directory.path());
+    let ran = Command::new(sandbox).arg(guest).arg("last").output().unwrap();
+    assert_eq!((ran.status.code(), text(&ran).as_str()), (Some(3), "last\n"));
+}
+
+#[test]
+fn misuse_is_an_error_and_nothing_worse() {
+    let directory = tempfile::tempdir().unwrap();
+    let misuse = compile("vmm-capi/tests/misuse.c", directory.path());
+    println!("misuse: {}", text(&run(&mut Command::new(misuse))));
+}
+
+#[test]
+fn what_is_installed_needs_pkg_config_only() {
+    if Command::new("pkg-config").arg("--version").output().is_err() {
+        println!("skipped: what_is_installed_needs_pkg_config_only: pkg-config is not installed");
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let prefix = directory.path().join("prefix");
+    let install = Path::new(ROOT).join("vmm-capi/install.sh");
+    run(Command::new(install).arg(&prefix).arg(library::directory()));
+    let flags = run(Command::new("pkg-config")
+        .args(["--cflags", "--libs", "vmm"])
+        .env("PKG_CONFIG_PATH", prefix.join("lib/pkgconfig")));
+    let hello = directory.path().join("hello");
+    run(Command::new("cc")
+        .arg("-std=c99")
+        .arg(Path::new(ROOT).join("examples/hello.c"))
+        .args(text(&flags).split_whitespace())
+        .arg("-o")
+        .arg(&hello));
+    let said = text(&run(Command::new(hello).env("LD_LIBRARY_PATH", prefix.join("lib"))));
+    assert!(said.contains("guest: hello from C :)"), "{said}");
+}
