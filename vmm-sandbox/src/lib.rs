@@ -37,6 +37,9 @@ mod snapshot;
 mod space;
 mod stream;
 mod syscall;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub mod testing;
 
 pub use builder::Builder;
 pub use call::{

@@ -251,6 +251,15 @@ impl Watch {
         self.limits.cpu_time.filter(|limit| run.processor_time() >= *limit).map(Cause::CpuTime)
     }
 
+    /// Whether the program may go on; for work of the host's that takes long.
+    ///
+    /// # Errors
+    /// `INTR` as of [`wait`](Self::wait).
+    pub(crate) fn check(&self) -> Result<(), Errno> {
+        let ends = self.shared.cancelled.load(SeqCst) || self.exceeded().is_some();
+        if ends { Err(Errno::INTR) } else { Ok(()) }
+    }
+
     /// Waits until one of `fds` is ready, at most for `timeout`; gives what each is ready for.
     ///
     /// # Errors
@@ -269,9 +278,7 @@ impl Watch {
         };
         let end = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         loop {
-            if self.shared.cancelled.load(SeqCst) || self.exceeded().is_some() {
-                return Err(Errno::INTR);
-            }
+            self.check()?;
             let until = [end, self.deadline()].into_iter().flatten().min();
             let left = until.map(|until| until.saturating_duration_since(Instant::now()));
             let left = left.and_then(|left| Timespec::try_from(left).ok());

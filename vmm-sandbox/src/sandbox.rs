@@ -208,6 +208,12 @@ impl Sandbox {
         }
     }
 
+    /// What answers its system calls.
+    #[cfg(feature = "testing")]
+    pub(crate) fn parts(&mut self) -> (&mut Process, &mut Cpu) {
+        (&mut self.process, &mut self.cpu)
+    }
+
     /// Lets the program run until it stands still for a reason of its own or ours.
     fn run(&mut self) -> Result<Stop> {
         self.process.watch.begin();

@@ -5,6 +5,7 @@
 //! vmm-core/src/persist.rs.
 
 mod image;
+mod program;
 
 use proptest::prelude::*;
 use vmm_core::{

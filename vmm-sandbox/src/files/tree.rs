@@ -46,6 +46,12 @@ impl Room {
         taken.map(drop).map_err(|_| Errno::NOSPC)
     }
 
+    /// The bytes that can still be taken.
+    #[cfg(feature = "testing")]
+    pub(crate) fn left(&self) -> u64 {
+        self.left.load(Relaxed)
+    }
+
     fn give(&self, bytes: u64) {
         self.left.fetch_add(bytes, Relaxed);
     }
@@ -196,6 +202,12 @@ impl Directory {
         self.common.touch();
     }
 
+    fn take_all(&self) -> Entries {
+        let entries = std::mem::take(&mut *self.entries());
+        self.common.room.give(entries.keys().map(|name| cost(name)).sum());
+        entries
+    }
+
     fn take(&self, name: &[u8]) -> Option<Arc<dyn Node>> {
         let node = self.entries().remove(name)?;
         self.common.room.give(cost(name));
@@ -208,12 +220,12 @@ impl Drop for Directory {
     /// Takes what is below apart one by one: a program can make a tree deeper than the stack is for
     /// drops inside drops.
     fn drop(&mut self) {
-        let mut left: Vec<_> = std::mem::take(&mut *self.entries()).into_values().collect();
+        let mut left: Vec<_> = self.take_all().into_values().collect();
         while let Some(node) = left.pop() {
             if Arc::strong_count(&node) == 1
                 && let Some(directory) = directory(&node)
             {
-                left.extend(std::mem::take(&mut *directory.entries()).into_values());
+                left.extend(directory.take_all().into_values());
             }
         }
     }

@@ -91,7 +91,8 @@ impl Program {
             return Err(bad(format!("e_entry {entry:#x} is in no segment that can be executed")));
         }
         let in_file = header.e_phoff(LittleEndian);
-        let own = headers.iter().find(types(PT_PHDR)).map(|h| h.p_vaddr(LittleEndian) + base);
+        let own =
+            headers.iter().find(types(PT_PHDR)).map(|h| h.p_vaddr(LittleEndian).wrapping_add(base));
         let loaded = segments.iter().find_map(|segment| segment.address_of(in_file));
         let headers = Headers {
             at: own.or(loaded).unwrap_or(0),

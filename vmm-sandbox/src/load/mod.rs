@@ -35,8 +35,15 @@ pub(crate) fn load(
     for segment in &program.segments {
         let (at, len) = (segment.pages.start, segment.pages.end - segment.pages.start);
         let content = program.content(segment);
-        space.map(at, len, segment.protection).map_err(|errno| no_room("the program", errno))?;
-        space.load(at, content).map_err(|errno| no_room("the program", errno))?;
+        let protection = segment.protection;
+        // What nobody may read has its content all the same: mprotect may show it.
+        let first = if protection.any() { protection } else { Protection::READ };
+        let refused = |errno| no_room("the program", errno);
+        space.map(at, len, first).map_err(refused)?;
+        space.load(at, content).map_err(refused)?;
+        if first != protection {
+            space.protect(at, len, protection).map_err(refused)?;
+        }
     }
     let top = USER.end - PAGE;
     let size = start.stack_size;

@@ -29,6 +29,11 @@ impl Frames {
         Self { fresh: 0, limit, free: BTreeMap::new() }
     }
 
+    /// The bytes there are.
+    pub(crate) fn limit(&self) -> u64 {
+        self.limit
+    }
+
     /// Where the frames end that were ever in use.
     pub(crate) fn high_water(&self) -> u64 {
         self.fresh

@@ -25,6 +25,10 @@ pub(crate) use self::{image::Image, tables::Edit};
 /// Bytes of a page.
 pub(crate) const PAGE: u64 = 4096;
 
+/// The most areas that are only reserved, which costs the program no memory; as Linux'
+/// `vm.max_map_count`.
+const MOST_RESERVED: u64 = 65_530;
+
 /// What a program may use. Page 0 and some behind it stay unmapped, so that NULL faults; above lie
 /// the self-map and the stub.
 pub(crate) const USER: Range<u64> = 0x1_0000..0x7f00_0000_0000;
@@ -147,6 +151,9 @@ impl Space {
     pub(crate) fn map(&mut self, at: u64, len: u64, protection: Protection) -> Result<(), Errno> {
         self.unmap(at, len)?;
         if !protection.any() {
+            if self.areas.len() as u64 >= self.most_areas() {
+                return Err(Errno::NOMEM);
+            }
             self.areas.insert(at, Area { len, frames: None, protection });
             return Ok(());
         }
@@ -247,6 +254,22 @@ impl Space {
         end.checked_sub(len).filter(|start| *start >= USER.start)
     }
 
+    /// Panics if two areas share an address or a frame, or lie where none may.
+    #[cfg(feature = "testing")]
+    pub(crate) fn check(&self) {
+        let mut end = USER.start;
+        let mut frames = Vec::new();
+        for (start, area) in &self.areas {
+            assert!(*start >= end && area.len > 0, "an area at {start:#x}");
+            end = start + area.len;
+            frames.extend(area.frames.map(|frame| (frame, frame + area.len)));
+        }
+        assert!(end <= USER.end, "an area up to {end:#x}");
+        frames.sort_unstable();
+        assert!(frames.iter().zip(frames.iter().skip(1)).all(|(one, two)| one.1 <= two.0));
+        assert!(self.areas.len() as u64 <= self.most_areas(), "{} areas", self.areas.len());
+    }
+
     /// Start, length and protection of all that is mapped, in ascending order.
     pub(crate) fn areas(&self) -> impl Iterator<Item = (u64, u64, Protection)> {
         self.areas.iter().map(|(start, area)| (*start, area.len, area.protection))
@@ -258,6 +281,11 @@ impl Space {
         let mut areas = self.areas.range(at..at.checked_add(len)?);
         let same = areas.all(|(_, area)| area.protection == first.protection);
         (same && self.mapped(at, len) == len).then_some(first.protection)
+    }
+
+    /// How many areas there may be: the host keeps each of them. One that has memory has a page.
+    fn most_areas(&self) -> u64 {
+        MOST_RESERVED + self.frames.limit() / PAGE
     }
 
     /// The area that `at` lies in, and where in it.
@@ -278,6 +306,9 @@ impl Space {
             if let Some((offset, area)) = self.area(place)
                 && offset > 0
             {
+                if self.areas.len() as u64 >= self.most_areas() {
+                    return Err(Errno::NOMEM);
+                }
                 let (start, area) = (place - offset, *area);
                 self.areas.insert(start, Area { len: offset, ..area });
                 self.areas.insert(place, area.behind(offset));

@@ -112,16 +112,28 @@ impl Tables {
             let first = page % ENTRIES as u64;
             let count = (pages - done).min(ENTRIES as u64 - first);
             let table = match target {
-                Target::Nothing => self.places.get(&(1, page >> 9)).copied(),
-                _ => Some(self.table(ram, frames, page)?),
+                Target::Nothing => match self.next_table(page) {
+                    Some((start, table)) if start <= page => table,
+                    // A reservation may be of terabytes: on to where there is something.
+                    Some((start, _)) => {
+                        done += start - page;
+                        continue;
+                    }
+                    None => break,
+                },
+                _ => self.table(ram, frames, page)?,
             };
-            if let Some(table) = table {
-                let entries: Vec<_> = (done..done + count).map(|n| target.entry(n)).collect();
-                self.put(ram, table + 8 * first, page, &entries);
-            }
+            let entries: Vec<_> = (done..done + count).map(|n| target.entry(n)).collect();
+            self.put(ram, table + 8 * first, page, &entries);
             done += count;
         }
         Ok(())
+    }
+
+    /// The first table of those that map `page` or pages behind it: its first page, and where it is.
+    fn next_table(&self, page: u64) -> Option<(u64, u64)> {
+        let mut tables = self.places.range((1, page >> 9)..(2, 0));
+        tables.next().map(|((_, number), table)| (number << 9, *table))
     }
 
     /// The table that maps `page`, made if need be.

@@ -92,6 +92,9 @@ fn vectored(
     let mut total = 0;
     for piece in 0..count {
         let at = pieces.checked_add(16 * piece).ok_or(Errno::FAULT)?;
+        if piece > 0 && process.watch.check().is_err() {
+            break;
+        }
         let [start, len] = process.space.read_words(at)?;
         let moved = match one(process, fd, start, len) {
             Err(_) if total > 0 => break,

@@ -72,6 +72,8 @@ fn map_file(
     if !offset.is_multiple_of(PAGE) {
         return Err(Errno::INVAL);
     }
+    let end = offset.checked_add(len).filter(|end| i64::try_from(*end).is_ok());
+    end.ok_or(Errno::OVERFLOW)?;
     let file = process.files.get(fd)?;
     process.space.map(at, len, Protection::READ_WRITE)?;
     let mut chunk = vec![0; 64 << 10];
@@ -79,6 +81,7 @@ fn map_file(
     while done < len {
         let most = (len - done).min(chunk.len() as u64) as usize;
         let Some(part) = chunk.get_mut(..most) else { break };
+        process.watch.check()?;
         let count = file.lock().read_at(offset + done, part)?;
         if count == 0 {
             break;
@@ -124,7 +127,9 @@ fn mremap(process: &mut Process, call: &mut Call<'_>) -> Answer {
     }
     let protection = process.space.protection(at, old).ok_or(Errno::FAULT)?;
     if may(libc::MREMAP_FIXED) {
-        let overlap = to < at.saturating_add(old) && at < to.saturating_add(new);
+        let end = to.checked_add(new).filter(|end| to >= USER.start && *end <= USER.end);
+        let end = end.ok_or(Errno::INVAL)?;
+        let overlap = to < at + old && at < end;
         if !may(libc::MREMAP_MAYMOVE) || overlap {
             return Err(Errno::INVAL);
         }

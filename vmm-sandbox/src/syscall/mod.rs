@@ -23,6 +23,8 @@ mod time;
 
 use rustix::io::Errno;
 
+#[cfg(feature = "testing")]
+pub(crate) use self::name::name;
 pub(crate) use self::{random::fill as fill_random, signal::Signals};
 use crate::{
     cpu::{Cpu, SystemCall},
@@ -80,6 +82,12 @@ const fn table() -> [Option<Function>; NUMBERS] {
         family += 1;
     }
     table
+}
+
+/// The numbers of the calls that are known.
+#[cfg(feature = "testing")]
+pub(crate) fn numbers() -> impl Iterator<Item = u64> {
+    (0..).zip(&TABLE).filter(|(_, call)| call.is_some()).map(|(number, _)| number)
 }
 
 /// Answers a call; gives RAX.

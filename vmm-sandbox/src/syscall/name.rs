@@ -2,7 +2,7 @@
 //! that are counted and not answered.
 
 /// The name of a call; numbers without one share one.
-pub(super) fn name(number: u64) -> &'static str {
+pub(crate) fn name(number: u64) -> &'static str {
     let name = usize::try_from(number).ok().and_then(|number| match number {
         FIRST_OF_SECOND.. => SECOND.get(number - FIRST_OF_SECOND),
         _ => FIRST.get(number),
