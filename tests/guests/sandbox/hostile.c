@@ -1,17 +1,21 @@
-/* Makes every call about files with every pair of arguments from lists of hostile ones.
+/* Makes every call with every pair of arguments from lists of hostile ones.
  *
- * hostile DIRECTORY: works there; fails if an answer is neither a result nor an error number.
+ * hostile DIRECTORY: makes those about files, and works there;
+ * hostile other: makes all others; both fail if an answer is neither a result nor an error number.
  * hostile race PATH: reads a file again and again; fails if it ever says "secret".
  */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/futex.h>
 #include <limits.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -50,6 +54,21 @@ static struct list lists[] = {
               F_DUPFD_CLOEXEC, 77, ~0UL),
     LIST('r', FREE, CLOSED, REPORT - 1),
     LIST('s', 0, 1, 2, 3, 4, ~0UL),
+    LIST('l', PAGE, 0, 1, PAGE + 1, 1 << 20, 1UL << 31, 1UL << 46, 1UL << 47, ~0UL, -PAGE),
+    LIST('P', PROT_READ | PROT_WRITE, PROT_NONE, PROT_READ, 7, 8, ~0UL),
+    LIST('F', MAP_PRIVATE | MAP_ANONYMOUS, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED,
+              MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, MAP_PRIVATE, MAP_SHARED,
+              MAP_SHARED | MAP_ANONYMOUS, MAP_PRIVATE | MAP_FIXED, 0, ~0UL),
+    LIST('M', 0, MREMAP_MAYMOVE, MREMAP_FIXED, MREMAP_MAYMOVE | MREMAP_FIXED, 4, ~0UL),
+    LIST('v', MADV_NORMAL, MADV_DONTNEED, MADV_FREE, MADV_WILLNEED, 99, ~0UL),
+    /* What arch_prctl knows and leaves the C library in peace by: the base of GS, and to ask. */
+    LIST('A', 0x1004, 0x1003, 0x1001, 77, ~0UL),
+    LIST('x', 1, 0, 2, 7, 8, 15, 16, 64, 65, 1000, -1, 1UL << 31, ~0UL >> 1, 1UL << 32 | 1),
+    LIST('S', 0, SIGCHLD, SIGURG, 65, -1, 1UL << 32, 1UL << 63),
+    LIST('U', FUTEX_WAKE, FUTEX_WAIT, FUTEX_WAIT_BITSET, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, 77, ~0UL),
+    LIST('C', PR_SET_NAME, PR_GET_NAME, PR_SET_DUMPABLE, -1),
+    { .kind = 'a' },
+    { .kind = 't' },
     { .kind = 'b' },
     { .kind = 'B' },
     { .kind = 'p' },
@@ -64,7 +83,7 @@ struct call {
 };
 
 #define CALL(name, kinds) { #name, SYS_##name, kinds }
-static const struct call calls[] = {
+static const struct call about_files[] = {
     /* While the directory is empty: others make names in it that nobody knows. */
     CALL(rmdir, "p"),
     CALL(access, "pm"), CALL(chdir, "p"), CALL(chmod, "pm"), CALL(chown, "pmm"), CALL(close, "f"),
@@ -83,7 +102,22 @@ static const struct call calls[] = {
     CALL(select, "nbbbz"), CALL(stat, "pB"), CALL(statfs, "pB"), CALL(statx, "dpgmB"),
     CALL(symlink, "pp"), CALL(symlinkat, "pdp"), CALL(truncate, "po"), CALL(umask, "m"),
     CALL(unlink, "p"), CALL(unlinkat, "dpg"), CALL(utimensat, "dpbg"), CALL(write, "fbn"),
-    CALL(writev, "fic"),
+    CALL(writev, "fic"), { 0 },
+};
+
+static const struct call others[] = {
+    CALL(arch_prctl, "Ab"), CALL(brk, "a"), CALL(clock_getres, "xb"), CALL(clock_gettime, "xB"),
+    CALL(clock_nanosleep, "xxtb"), CALL(futex, "bUxtbx"), CALL(getegid, "x"), CALL(geteuid, "x"),
+    CALL(getgid, "x"), CALL(getgroups, "xb"), CALL(getpgid, "x"), CALL(getpgrp, "x"),
+    CALL(getpid, "x"), CALL(getppid, "x"), CALL(getrandom, "bnx"), CALL(getrlimit, "xB"),
+    CALL(getsid, "x"), CALL(gettid, "x"), CALL(gettimeofday, "bb"), CALL(getuid, "x"),
+    CALL(kill, "xS"), CALL(madvise, "alv"), CALL(mmap, "alPFfo"), CALL(mprotect, "alP"),
+    CALL(mremap, "allMa"), CALL(munmap, "al"), CALL(nanosleep, "tb"), CALL(prctl, "Cbxxx"),
+    CALL(prlimit64, "xxbb"), CALL(rt_sigaction, "xbbx"), CALL(rt_sigprocmask, "xbbx"),
+    CALL(sched_getaffinity, "xnB"), CALL(sched_yield, "x"), CALL(set_robust_list, "bn"),
+    CALL(set_tid_address, "b"), CALL(setgid, "x"), CALL(setuid, "x"), CALL(sigaltstack, "bb"),
+    CALL(sysinfo, "B"), CALL(tgkill, "xxS"), CALL(time, "b"), CALL(tkill, "xS"), CALL(uname, "B"),
+    { 0 },
 };
 
 static const char *home;
@@ -150,6 +184,16 @@ static void prepare(void)
     for (unsigned i = 0; i < sizeof paths / sizeof *paths; i++)
         add('p', paths[i]);
     add('p', edge - 3);
+    /* Memory that may come and go, far from all else. */
+    const word other = 0x600000000000UL, areas[] = {
+        other, other + 1, other + PAGE, 0, KERNEL, -PAGE, -1, 0x7f0000000000UL, 0x7fffffff0000UL,
+        1UL << 47,
+    };
+    for (unsigned i = 0; i < sizeof areas / sizeof *areas; i++)
+        add('a', (void *)areas[i]);
+    const void *times[] = { zero_time, NULL, (void *)1, (void *)KERNEL, (void *)~0UL, edge - 4 };
+    for (unsigned i = 0; i < sizeof times / sizeof *times; i++)
+        add('t', times[i]);
     add('i', fine);
     add('i', weird);
     addresses("bBpi");
@@ -162,6 +206,8 @@ static void renew(void)
                                         "dir/dir", "dir/\xff\n" };
     int pipes[2], fd;
 
+    mmap((void *)0x600000000000UL, 2 << 20, PROT_READ | PROT_WRITE,
+         MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
     close_range(3, REPORT - 1, 0);
     umask(022);
     chdir("/");
@@ -209,6 +255,9 @@ static void once(const struct call *call, const word *arguments)
     for (int i = 0; call->kinds[i]; i++)
         if (call->kinds[i] == 'B' && arguments[i] != (word)scratch)
             may_work = 0;
+    /* An unknown operation of futex is what no kernel has. */
+    if (result == -ENOSYS && call->number == SYS_futex)
+        return;
     if (result < -4095 || result == -ENOSYS || (result >= 0 && !may_work)) {
         wrong++;
         dprintf(REPORT, "%s(%#lx, %#lx, %#lx, %#lx, %#lx, %#lx) = %ld\n", call->name, arguments[0],
@@ -271,20 +320,21 @@ int main(int argc, char **argv)
 {
     if (argc > 2 && !strcmp(argv[1], "race"))
         return race(argv[2]);
-    home = argc > 1 ? argv[1] : "/tmp/home";
+    int other = argc > 1 && !strcmp(argv[1], "other");
+    home = argc > 1 && !other ? argv[1] : "/tmp/home";
     dup2(1, REPORT);
     prepare();
-    for (unsigned i = 0; i < sizeof calls / sizeof *calls; i++) {
-        int count = strlen(calls[i].kinds);
+    for (const struct call *call = other ? others : about_files; call->name; call++) {
+        int count = strlen(call->kinds);
         long before = worked;
 
         if (count == 1)
-            vary(&calls[i], 0, 0);
+            vary(call, 0, 0);
         for (int one = 0; one < count; one++)
             for (int two = one + 1; two < count; two++)
-                vary(&calls[i], one, two);
+                vary(call, one, two);
         if (worked == before)
-            dprintf(REPORT, "%s never worked\n", calls[i].name);
+            dprintf(REPORT, "%s never worked\n", call->name);
     }
     dprintf(REPORT, "%ld calls, %ld worked, %ld wrong\n", made, worked, wrong);
     return wrong != 0;
