@@ -16,6 +16,7 @@ mod cpu;
 mod create;
 mod dispatch;
 mod exit;
+mod fork;
 mod memory;
 mod sample;
 mod sandbox;
@@ -34,6 +35,7 @@ const GROUPS: &[Group] = &[
     ("stop", stop::rows),
     ("memory", memory::rows),
     ("sandbox", sandbox::rows),
+    ("fork", fork::rows),
 ];
 
 fn main() {

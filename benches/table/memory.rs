@@ -26,7 +26,7 @@ fn idle_machine() -> Machine {
 }
 
 /// This process's anonymous memory in KiB (proc(5), smaps_rollup).
-fn anonymous_kib() -> u64 {
+pub(crate) fn anonymous_kib() -> u64 {
     let smaps = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap();
     let line = smaps.lines().find(|line| line.starts_with("Anonymous:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()

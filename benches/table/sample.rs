@@ -12,6 +12,11 @@ impl Samples {
         Self((0..n).map(|_| run()).collect())
     }
 
+    /// Values that were measured one by one.
+    pub(crate) fn of(values: Vec<f64>) -> Self {
+        Self(values)
+    }
+
     fn at(&self, part: f64) -> f64 {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);

@@ -3,7 +3,16 @@
 #include <unistd.h>
 #include <vmm_guest.h>
 
+static char pages[8192][4096];
+
 void nothing(void) {}
+
+/* Writes a word of each of so many pages. */
+void touch(long count)
+{
+    for (long n = 0; n < count; n++)
+        ++*(volatile long *)pages[n];
+}
 
 void host(void)
 {

@@ -95,7 +95,20 @@ impl Process {
         })
     }
 
-    /// Becomes what was kept, but for its memory.
+    /// Whether the program has called nothing since it was forked or restored. Without that there is
+    /// nothing of it to restore but its memory and its times.
+    pub(crate) fn is_untouched(&self) -> bool {
+        self.counts.calls == 0
+    }
+
+    /// The clocks go on from where they stood when it was kept.
+    pub(crate) fn restore_times(&mut self, kept: &Kept) {
+        self.counts = Counts::default();
+        self.clock = Clock::new(kept.clock);
+        self.watch.restore(kept.spent);
+    }
+
+    /// Becomes what was kept, but for its memory and its times.
     ///
     /// # Errors
     /// As for [`keep`](Self::keep); it is then in no defined state.
@@ -110,9 +123,6 @@ impl Process {
         (self.uid, self.gid) = (kept.uid, kept.gid);
         (self.memory, self.stack_size) = (kept.memory, kept.stack_size);
         self.output_left = kept.output_left;
-        self.clock = Clock::new(kept.clock);
-        self.watch.restore(kept.spent);
-        self.counts = Counts::default();
         self.ended = None;
         Ok(())
     }

@@ -147,7 +147,8 @@ impl Sandbox {
 
     fn become_snapshot(&mut self, to: &Snapshot) -> Result<()> {
         let warm = &*to.0;
-        if self.base.as_ref().is_some_and(|base| Arc::ptr_eq(&base.0, &to.0)) {
+        let same = self.base.as_ref().is_some_and(|base| Arc::ptr_eq(&base.0, &to.0));
+        if same {
             self.process.space.restore(&warm.space)?;
         } else {
             self.process.space.become_image(&warm.space)?;
@@ -156,10 +157,14 @@ impl Sandbox {
             self.base = Some(to.clone());
         }
         self.cpu.restore(&warm.cpu)?;
-        let mut copies = Copies::default();
-        self.process.restore(&warm.kept, &mut copies)?;
-        self.captured = copies_of(&warm.captured, &mut copies)?;
-        copies.fill()?;
+        let touched = !same || !self.process.is_untouched();
+        self.process.restore_times(&warm.kept);
+        if touched {
+            let mut copies = Copies::default();
+            self.process.restore(&warm.kept, &mut copies)?;
+            self.captured = copies_of(&warm.captured, &mut copies)?;
+            copies.fill()?;
+        }
         (self.scratch, self.stack) = (warm.scratch, warm.stack);
         self.limits = warm.limits;
         self.state = warm.state.clone();

@@ -119,7 +119,8 @@ const XSAVE_BASE: usize = 4096;
 /// The bytes of KVM_GET_XSAVE2, or `None` where only the 4 KiB of KVM_GET_XSAVE can be had. Asked
 /// of the VM once the vCPU has its CPUID: both decide.
 fn xsave_size(vcpu: &KvmVcpu) -> Option<usize> {
-    let size = usize::try_from(vcpu.vm.fd.check_extension_int(Cap::Xsave2)).unwrap_or(0);
+    let ask = || usize::try_from(vcpu.vm.fd.check_extension_int(Cap::Xsave2)).unwrap_or(0);
+    let size = *vcpu.xsave_size.get_or_init(ask);
     (size > 0).then_some(size)
 }
 
@@ -147,12 +148,16 @@ fn restore_xsave(vcpu: &mut KvmVcpu, state: &CpuState) -> Result<()> {
     if given < XSAVE_BASE || !given.is_multiple_of(4) || beyond.iter().any(|byte| *byte != 0) {
         return Err(Error::incompatible(format!("{given} bytes, this host has {size}")));
     }
-    let mut words = state.xsave.as_chunks::<4>().0.iter().map(|word| u32::from_le_bytes(*word));
+    // Two copies of plain words, which the compiler makes fast ones.
+    let words = state.xsave.as_chunks::<4>().0;
+    let (base, rest) = words.split_at(words.len().min(XSAVE_BASE / 4));
+    let copy = |to: &mut [u32], from: &[[u8; 4]]| {
+        to.iter_mut().zip(from).for_each(|(to, from)| *to = u32::from_le_bytes(*from));
+    };
     let mut xsave = xsave_buffer(size)?;
     // SAFETY: the length of the flexible end is left as it is.
-    let region = unsafe { &mut xsave.as_mut_fam_struct().xsave.region };
-    region.iter_mut().zip(&mut words).for_each(|(to, from)| *to = from);
-    xsave.as_mut_slice().iter_mut().zip(&mut words).for_each(|(to, from)| *to = from);
+    copy(unsafe { &mut xsave.as_mut_fam_struct().xsave.region }, base);
+    copy(xsave.as_mut_slice(), rest);
     // SAFETY: the buffer has the bytes KVM_CAP_XSAVE2 asked for, or those of `kvm_xsave` on a
     // kernel without it.
     unsafe { vcpu.fd.set_xsave2(&xsave) }.host(|| "KVM_SET_XSAVE")
@@ -218,7 +223,8 @@ fn save_tsc_khz(vcpu: &KvmVcpu, state: &mut CpuState) -> Result<()> {
 
 /// A guest has measured its clock, so it goes on at the same rate or not at all.
 fn restore_tsc_khz(vcpu: &mut KvmVcpu, state: &CpuState) -> Result<()> {
-    let (Some(saved), Ok(now)) = (state.tsc_khz, vcpu.fd.get_tsc_khz()) else { return Ok(()) };
+    let Some(saved) = state.tsc_khz else { return Ok(()) };
+    let Ok(now) = vcpu.fd.get_tsc_khz() else { return Ok(()) };
     if saved.abs_diff(now) <= now / TSC_TOLERANCE {
         return Ok(());
     }

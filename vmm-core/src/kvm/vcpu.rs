@@ -5,7 +5,11 @@
 //! access is completed first by entering once more with `immediate_exit` set.
 #![expect(unsafe_code, reason = "tells the kicker where the exit flag is")]
 
-use std::{ops::ControlFlow, sync::Arc, time::Instant};
+use std::{
+    ops::ControlFlow,
+    sync::{Arc, OnceLock},
+    time::Instant,
+};
 
 use kvm_bindings::CpuId;
 use kvm_ioctls::{Cap, VcpuExit as KvmExit, VcpuFd};
@@ -36,6 +40,8 @@ pub(super) struct KvmVcpu {
     alarm: Alarm,
     /// How the guest calls the host. If it can, the general registers are those in the run page.
     pub(super) call: Option<CallPort>,
+    /// What `state` has found out about the size of its vector state.
+    pub(super) xsave_size: OnceLock<usize>,
     pub(super) vm: Arc<VmState>,
 }
 
@@ -57,7 +63,16 @@ impl KvmVcpu {
         // SAFETY: the flag is valid while the page is mapped, and `drop` closes the target before
         // it unmaps the page.
         let kick = unsafe { KickTarget::signalled(page.exit_flag()) };
-        let vcpu = Self { id, fd, page, kick, alarm: Alarm::default(), call: None, vm };
+        let vcpu = Self {
+            id,
+            fd,
+            page,
+            kick,
+            alarm: Alarm::default(),
+            call: None,
+            xsave_size: OnceLock::new(),
+            vm,
+        };
         vcpu.set_cpuid(cpu)?;
         Ok(vcpu)
     }

@@ -43,7 +43,7 @@ impl PageSet {
     /// + n`.
     pub fn insert_bits(&mut self, first: u64, bits: &[u64]) {
         let shift = first % BITS;
-        for (at, bits) in (first / BITS..).zip(bits) {
+        for (at, bits) in (first / BITS..).zip(bits).filter(|(_, bits)| **bits != 0) {
             for (at, bits) in
                 [(at, bits << shift), (at + 1, bits.unbounded_shr((BITS - shift) as u32))]
             {

@@ -173,7 +173,7 @@ impl Cpu {
         Ok(Self { vcpu, stub, entry: image.entry, has_deadline: false, caller: Regs::default() })
     }
 
-    /// Goes on where an image stands.
+    /// Goes on where an image stands. Model-specific registers are as they were: see above.
     pub(crate) fn restore(&mut self, image: &Image) -> Result<()> {
         self.set_deadline(None)?;
         self.vcpu.set_state(&CpuState { msrs: Vec::new(), ..image.state.clone() })

@@ -6,6 +6,7 @@
 #![expect(unsafe_code, reason = "mmap and munmap of guest RAM, copies between two mappings")]
 
 use std::{
+    ffi::c_void,
     fs::File,
     ops::Range,
     sync::{Arc, Mutex},
@@ -102,7 +103,8 @@ impl Template {
         let view = View { template: self.clone(), cuts: Vec::new() };
         let backing = Mutex::new(Backing::Anonymous);
         let raw = RawMapping { address, size, guard: 0, backing, owner: Some(Owner::current()) };
-        view.map(&raw, 0..self.len()).host(|| "mapping a private view")?;
+        // What concerns children of fork() is said of the whole mapping below, once.
+        raw.put(0..self.len(), Some(&self.0.file)).host(|| "mapping a private view")?;
         *raw.backing() = Backing::View(view);
         Mapping::new(raw).map(|mapping| RamRegion { start, mapping })
     }
@@ -207,6 +209,15 @@ impl RawMapping {
 
     /// Maps these bytes of a file privately, or zeros, in place of what is there.
     fn replace(&self, bytes: Range<u64>, file: Option<&File>) -> rustix::io::Result<()> {
+        let address = self.put(bytes.clone(), file)?;
+        // SAFETY: what was just mapped; the advice changes only what a child of fork() sees.
+        unsafe {
+            rustix::mm::madvise(address, (bytes.end - bytes.start) as usize, Advice::LinuxDontFork)
+        }
+    }
+
+    /// The same for a mapping that is new.
+    fn put(&self, bytes: Range<u64>, file: Option<&File>) -> rustix::io::Result<*mut c_void> {
         let address = self.address.wrapping_byte_add(bytes.start as usize);
         let size = (bytes.end - bytes.start) as usize;
         let flags = MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE;
@@ -214,10 +225,9 @@ impl RawMapping {
         // longer than its views), and nothing relies on what is in guest RAM.
         unsafe {
             match file {
-                Some(file) => rustix::mm::mmap(address, size, RW, flags, file, bytes.start)?,
-                None => rustix::mm::mmap_anonymous(address, size, RW, flags)?,
-            };
-            rustix::mm::madvise(address, size, Advice::LinuxDontFork)
+                Some(file) => rustix::mm::mmap(address, size, RW, flags, file, bytes.start),
+                None => rustix::mm::mmap_anonymous(address, size, RW, flags),
+            }
         }
     }
 }

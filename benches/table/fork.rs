@@ -1,0 +1,100 @@
+//! Forks and resets of a sandbox that was started.
+//!
+//! Forks stand beside a VM with one vCPU and the same memory made by hand, up to its first exit.
+
+use vmm_core::boot::Flat;
+use vmm_sandbox::{Outcome, Sandbox, Snapshot};
+
+use crate::{
+    bare::Bare,
+    memory::anonymous_kib,
+    sample::{Samples, nanoseconds, pairs, print, print_pair},
+};
+
+const PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/sandbox/sandbox"));
+
+/// `out 0xf4, al` in real mode.
+const IMAGE: &[u8] = &[0xe6, 0xf4];
+
+const SAMPLES: usize = 100;
+
+pub(crate) fn rows() {
+    for (what, limit) in [("64 MiB", 64 << 20), ("4 GiB", 4 << 30)] {
+        let mut parent = Sandbox::image(PROGRAM).memory(limit).build().unwrap();
+        assert_eq!(parent.start().unwrap(), Outcome::Ready);
+        // What a started program may well have in use: 32 MiB.
+        parent.call::<()>("touch", (8192_i64,)).unwrap();
+        let warm = parent.snapshot().unwrap();
+        forks(what, &warm);
+        resets(what, &warm);
+        print_memory(what, &warm);
+    }
+}
+
+fn forks(limit: &str, warm: &Snapshot) {
+    let bare = Bare::new();
+    let make = || {
+        let mut vm = bare.vm(32 << 20, false, &Flat::real_mode(IMAGE));
+        vm.vcpu.run().unwrap();
+        vm
+    };
+    let fork = pairs(SAMPLES, || measure(|| warm.fork().unwrap()), || measure(make));
+    print_pair(&format!("fork, {limit}"), &fork);
+    let first = || {
+        let mut child = warm.fork().unwrap();
+        child.call::<()>("nothing", ()).unwrap();
+        child
+    };
+    let called = pairs(SAMPLES, || measure(first), || measure(make));
+    print_pair(&format!("fork and first call, {limit}"), &called);
+    let dropped = pairs(SAMPLES, || nanoseconds(first), || nanoseconds(make));
+    print_pair(&format!("fork, first call and drop, {limit}"), &dropped);
+}
+
+fn resets(limit: &str, warm: &Snapshot) {
+    let mut child = warm.fork().unwrap();
+    for dirty in [0_i64, 16, 64, 256, 2048] {
+        let (mut reset, mut call) = (Vec::new(), Vec::new());
+        for _ in 0..SAMPLES {
+            child.call::<()>("touch", (dirty,)).unwrap();
+            reset.push(nanoseconds(|| child.reset(warm).unwrap()));
+            call.push(nanoseconds(|| child.call::<()>("nothing", ()).unwrap()));
+        }
+        print(&format!("reset, {dirty} pages written, {limit}"), &Samples::of(reset));
+        print("  the first call after it", &Samples::of(call));
+    }
+    let both = || {
+        nanoseconds(|| {
+            child.reset(warm).unwrap();
+            child.call::<()>("touch", (64_i64,)).unwrap();
+        })
+    };
+    print(
+        &format!("reset, and a call that writes 64 pages, {limit}"),
+        &Samples::take(SAMPLES, both),
+    );
+}
+
+/// What the process has more of for each child that was forked and answered once.
+fn print_memory(limit: &str, warm: &Snapshot) {
+    const CHILDREN: usize = 64;
+    let before = anonymous_kib();
+    let children: Vec<_> = (0..CHILDREN)
+        .map(|_| {
+            let mut child = warm.fork().unwrap();
+            child.call::<()>("nothing", ()).unwrap();
+            child
+        })
+        .collect();
+    let each = anonymous_kib().saturating_sub(before) as f64 / CHILDREN as f64;
+    println!("anonymous memory of a child, {limit:<8} {CHILDREN:>14} {each:>7.1} KiB");
+    drop(children);
+}
+
+/// The time of `make`, not of dropping what it made.
+fn measure<T>(make: impl FnOnce() -> T) -> f64 {
+    let mut made = None;
+    let time = nanoseconds(|| made = Some(make()));
+    drop(made);
+    time
+}
