@@ -25,6 +25,7 @@ use vmm_core::{
     hv::Hypervisor,
     kvm::Kvm,
     machine::{Accounting, Builder, Outcome},
+    soft::Soft,
 };
 use vmm_devices::{Block, I8042, Overlay, RawFile, Rtc, Serial};
 
@@ -101,6 +102,7 @@ fn hypervisor(backend: Backend) -> Result<Arc<dyn Hypervisor>> {
             Ok(choice.into())
         }
         Backend::Kvm => Ok(Arc::new(Kvm::open()?)),
+        Backend::Soft => Ok(Arc::new(Soft::new()?)),
     }
 }
 

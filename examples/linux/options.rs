@@ -43,6 +43,7 @@ pub enum Backend {
     /// The best this host has.
     Auto,
     Kvm,
+    Soft,
 }
 
 /// What a command line asks for.
@@ -73,7 +74,8 @@ Usage: cargo run --example linux -- --kernel FILE [OPTION]...
   --cmdline TEXT    the kernel's command line [{CMDLINE}]
   --mem MIB         the guest's memory [{MEMORY}]
   --cpus N          the number of its processors [1]
-  --backend NAME    what runs them: kvm, or auto for the best this host has [auto]
+  --backend NAME    what runs them: kvm, soft (a CPU in software), or auto for the best this host
+                    has [auto]
   --disk IMAGE      a raw image as the next of /dev/vda, /dev/vdb...; behind it, after commas:
                     ro, it is not written; overlay, what is written is forgotten at the end;
                     overlay=FILE, it is kept in FILE, which is made if need be
@@ -133,7 +135,8 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, S
     Ok(Request::Boot(Options { kernel, ..options }))
 }
 
-const BACKENDS: [(&str, Backend); 2] = [("auto", Backend::Auto), ("kvm", Backend::Kvm)];
+const BACKENDS: [(&str, Backend); 3] =
+    [("auto", Backend::Auto), ("kvm", Backend::Kvm), ("soft", Backend::Soft)];
 const PROTOCOLS: [(&str, Protocol); 2] = [("linux", Protocol::Linux64), ("pvh", Protocol::Pvh)];
 
 fn defaults() -> Options {
@@ -281,7 +284,7 @@ mod tests {
             (&["--mem=1G"], "--mem: '1G' is not a number from 1 to 16777216"),
             (&["--cpus", "-1"], "--cpus: '-1' is not a number from 1 to 4096"),
             (&["--cpus="], "--cpus: '' is not a number from 1 to 4096"),
-            (&["--backend", "xen"], "--backend: 'xen' is not one of auto, kvm"),
+            (&["--backend", "xen"], "--backend: 'xen' is not one of auto, kvm, soft"),
             (&["--protocol", "PVH"], "--protocol: 'PVH' is not one of linux, pvh"),
             (&["--stats=no"], "--stats: takes no value, but got 'no'"),
         ];

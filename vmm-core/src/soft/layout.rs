@@ -9,6 +9,7 @@ use std::{
     },
 };
 
+use vm_memory::{Bytes, MemoryRegionAddress};
 use vmm_cpu::{Page, Ram};
 
 use crate::{
@@ -68,6 +69,33 @@ impl Layout {
     pub(super) fn take_dirty(&self, slot: &MemorySlot) -> Option<Vec<u64>> {
         let place = self.places.iter().find(|place| place.slot.at == slot.at)?;
         Some(place.dirty.as_ref()?.iter().map(|word| word.swap(0, Relaxed)).collect())
+    }
+
+    /// Writes to RAM as the guest would; what does not lie in one slot that can be written is left.
+    pub(super) fn write(&self, at: u64, bytes: &[u8]) {
+        let Some((place, offset)) = self.find(at, bytes.len()) else { return };
+        if place.slot.access == Access::ReadWrite
+            && place.slot.region.write_slice(bytes, MemoryRegionAddress(offset)).is_ok()
+        {
+            (at / PAGE_SIZE..=(at + bytes.len() as u64 - 1) / PAGE_SIZE)
+                .for_each(|page| self.dirty(page));
+        }
+    }
+
+    /// Reads from RAM, if it lies in one slot.
+    pub(super) fn read(&self, at: u64, bytes: &mut [u8]) {
+        if let Some((place, offset)) = self.find(at, bytes.len()) {
+            // It lies in the region, as the slot does.
+            let _ = place.slot.region.read_slice(bytes, MemoryRegionAddress(offset));
+        }
+    }
+
+    /// The slot that so many bytes lie in, and where in its region.
+    fn find(&self, at: u64, len: usize) -> Option<(&Place, u64)> {
+        let place = self.place(at / PAGE_SIZE)?;
+        let within = at - place.first * PAGE_SIZE;
+        let fits = len > 0 && within + len as u64 <= place.slot.len;
+        fits.then_some((place, place.slot.offset + within))
     }
 
     fn place(&self, page: u64) -> Option<&Place> {

@@ -1,18 +1,17 @@
 //! A vCPU's side of the interrupt controllers: what it does when it is called, and how it waits.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::SeqCst},
-    },
+    sync::{Arc, atomic::Ordering::SeqCst},
     time::{Duration, Instant},
 };
 
-use vmm_cpu::{CodeMap, Cpu, State};
+use vmm_cpu::{CodeMap, Cpu, State, Tsc};
 
 use super::{
     irqchip::{SavedLapic, Signals},
     irqs::{Bell, Found, Irqs},
+    pvclock::ClockPage,
+    vm::VmState,
 };
 use crate::{
     arch::{
@@ -29,16 +28,17 @@ pub(super) struct Local {
     irqs: Arc<Irqs>,
     bell: Bell,
     run_state: RunState,
+    tsc: Tsc,
+    clock: ClockPage,
 }
 
 impl Local {
-    /// That of a vCPU whose CPU comes back when `attention` is set. The first one runs, the others
-    /// wait for INIT.
-    pub(super) fn new(id: VcpuId, irqs: Arc<Irqs>, attention: Arc<AtomicBool>) -> Result<Self> {
-        let bell = Bell { attention, doze: Arc::new(Doze::new()?) };
+    /// That of a vCPU with this CPU. The first one runs, the others wait for INIT.
+    pub(super) fn new(id: VcpuId, irqs: Arc<Irqs>, cpu: &Cpu) -> Result<Self> {
+        let bell = Bell { attention: cpu.attention().into(), doze: Arc::new(Doze::new()?) };
         irqs.sit(id, Some(bell.clone()));
         let run_state = if id.0 == 0 { RunState::Running } else { RunState::Uninitialized };
-        Ok(Self { id, irqs, bell, run_state })
+        Ok(Self { id, irqs, bell, run_state, tsc: cpu.tsc(), clock: ClockPage::default() })
     }
 
     /// Where the vCPU waits.
@@ -58,6 +58,9 @@ impl Local {
         let Found { signals, interrupt, due } = self.irqs.attend(self.id, cpu.tsc().now());
         self.act(signals, cpu);
         self.run_state = self.after(signals);
+        if signals.init {
+            self.clock.reset();
+        }
         if interrupt {
             cpu.interrupt();
         }
@@ -109,6 +112,25 @@ impl Local {
         self.bell.doze.wait(until, || self.bell.attention.load(SeqCst))
     }
 
+    /// RDMSR of a register that the CPU does not have.
+    pub(super) fn read_msr(&self, index: u32) -> Option<u64> {
+        self.clock.read_msr(index).or_else(|| self.irqs.read_msr(self.id, index))
+    }
+
+    /// WRMSR to a register that the CPU does not have.
+    pub(super) fn write_msr(&self, index: u32, value: u64, vm: &VmState) -> Option<()> {
+        match self.clock.write_msr(index, value) {
+            Some(()) => self.clock.write(Some(index), &vm.layout(), &vm.clock, &self.tsc),
+            None => self.irqs.write_msr(self.id, index, value)?,
+        }
+        Some(())
+    }
+
+    /// Tells the guest the time anew, after it was set.
+    pub(super) fn tell_time(&self, vm: &VmState) {
+        self.clock.write(None, &vm.layout(), &vm.clock, &self.tsc);
+    }
+
     /// The APIC base and the task priority, which are the local APIC's.
     pub(super) fn add_to_system(&self, system: &mut SystemRegs) {
         system.apic_base = self.irqs.read_msr(self.id, APIC_BASE).unwrap_or(0);
@@ -150,6 +172,7 @@ impl Local {
         let Some(SavedLapic { lapic, deadline, signals, .. }) = self.saved() else { return };
         state.run_state = self.after(signals);
         state.lapic = Some(lapic);
+        state.msrs.extend(self.clock.save());
         state.msrs.push(MsrValue { index: TSC_DEADLINE, value: deadline });
     }
 
@@ -162,10 +185,11 @@ impl Local {
             return Err(Error::incompatible(format!("{}: no local APIC", self.id)));
         };
         self.irqs.restore_lapic(self.id, &lapic, state.system.apic_base)?;
-        let deadline = state.msrs.iter().position(|msr| msr.index == TSC_DEADLINE);
-        if let Some(MsrValue { value, .. }) = deadline.map(|n| state.msrs.remove(n)) {
-            self.irqs.write_msr(self.id, TSC_DEADLINE, value);
-        }
+        self.clock.reset();
+        state.msrs.retain(|msr| match msr.index {
+            TSC_DEADLINE => self.irqs.write_msr(self.id, msr.index, msr.value).is_none(),
+            _ => self.clock.write_msr(msr.index, msr.value).is_none(),
+        });
         self.run_state = std::mem::take(&mut state.run_state);
         Ok(())
     }

@@ -15,6 +15,7 @@ mod irqchip;
 mod irqs;
 mod layout;
 mod local;
+mod pvclock;
 mod vcpu;
 mod vm;
 
@@ -43,7 +44,8 @@ impl Soft {
     /// `Unsupported` if the library was built without it.
     pub fn new() -> Result<Self> {
         let leaves = vmm_cpu::CpuidLeaf::supported();
-        let cpu = CpuModel::from_leaves(leaves.iter().map(convert::leaf_from_soft).collect());
+        let leaves = leaves.iter().map(convert::leaf_from_soft).chain(pvclock::leaves());
+        let cpu = CpuModel::from_leaves(leaves.collect());
         let apic = [Feature::APIC, Feature::X2APIC, Feature::TSC_DEADLINE];
         Ok(Self {
             caps: Caps {

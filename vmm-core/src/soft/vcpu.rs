@@ -43,9 +43,8 @@ impl SoftVcpu {
     pub(super) fn new(vm: Arc<VmState>, id: VcpuId, model: &CpuModel) -> Result<Self> {
         let mut cpu = Cpu::new(Arc::clone(&vm.code));
         let mut leaves = model.for_vcpu(id, vm.vcpus);
-        let attention: Arc<_> = cpu.attention().into();
         let local = match &vm.irqs {
-            Some(irqs) => Some(Local::new(id, Arc::clone(irqs), Arc::clone(&attention))?),
+            Some(irqs) => Some(Local::new(id, Arc::clone(irqs), &cpu)?),
             None => {
                 leaves = without_apic(leaves);
                 None
@@ -53,7 +52,7 @@ impl SoftVcpu {
         };
         cpu.set_cpuid(&leaves.iter().map(convert::leaf_to_soft).collect::<Vec<_>>());
         vm.gate.guard(cpu.attention());
-        let kick = KickTarget::shared(attention, local.as_ref().map(Local::doze));
+        let kick = KickTarget::shared(cpu.attention().into(), local.as_ref().map(Local::doze));
         Ok(Self { id, cpu, kick, call: None, deadline: None, apic_base: 0, local, vm })
     }
 
@@ -87,19 +86,7 @@ impl SoftVcpu {
     /// Executes guest code, for some of the time that is left, until there is something to be looked
     /// at or only the caller can decide.
     fn execute(&mut self, left: Option<Duration>, io: &dyn GuestIo) -> Option<VcpuExit> {
-        let vm = Arc::clone(&self.vm);
-        let (layout, inside) = vm.gate.enter(|| vm.layout());
-        let (id, call, irqs) = (self.id, self.call, vm.irqs.as_deref());
-        let calls = Calls { id, io, vm: &vm, irqs, call, inside, exit: RefCell::default() };
-        let exit = match left {
-            Some(left) => {
-                let count = left.as_nanos() / u128::from(INSTRUCTION);
-                let slice = count.clamp(SHORTEST.into(), SLICE.into()) as u64;
-                self.cpu.run_for(slice, &*layout, &calls)
-            }
-            None => self.cpu.run(&*layout, &calls),
-        };
-        let asked = calls.exit.into_inner();
+        let (exit, asked) = self.execute_once(left, io);
         match (exit, &mut self.local) {
             (Exit::Halted, Some(local)) => local.halt(),
             (Exit::Halted, None) => return Some(asked.unwrap_or(VcpuExit::Halted)),
@@ -115,6 +102,27 @@ impl SoftVcpu {
             self.resume_call();
         }
         asked.or_else(|| self.kick.is_pending().then_some(VcpuExit::Kicked))
+    }
+
+    /// Lets the CPU run until it comes back; why, and what a device wished meanwhile.
+    fn execute_once(
+        &mut self,
+        left: Option<Duration>,
+        io: &dyn GuestIo,
+    ) -> (Exit, Option<VcpuExit>) {
+        let Self { id, cpu, call, local, vm, .. } = self;
+        let (layout, inside) = vm.gate.enter(|| vm.layout());
+        let (irqs, local, exit) = (vm.irqs.as_deref(), local.as_ref(), RefCell::default());
+        let calls = Calls { id: *id, io, vm, irqs, local, call: *call, inside, exit };
+        let came_back = match left {
+            Some(left) => {
+                let count = left.as_nanos() / u128::from(INSTRUCTION);
+                let slice = count.clamp(SHORTEST.into(), SLICE.into()) as u64;
+                cpu.run_for(slice, &*layout, &calls)
+            }
+            None => cpu.run(&*layout, &calls),
+        };
+        (came_back, calls.exit.into_inner())
     }
 
     /// The guest goes on where it was said, wherever it called from.
@@ -205,6 +213,9 @@ impl Vcpu for SoftVcpu {
         let soft = convert::state_to_soft(&state).context(doing)?;
         self.set(&soft)?;
         self.apic_base = state.system.apic_base;
+        if let Some(local) = &self.local {
+            local.tell_time(&self.vm);
+        }
         Ok(())
     }
 }
@@ -228,6 +239,7 @@ struct Calls<'a> {
     io: &'a dyn GuestIo,
     vm: &'a VmState,
     irqs: Option<&'a Irqs>,
+    local: Option<&'a Local>,
     call: Option<CallPort>,
     inside: Inside<'a>,
     /// The first wish to leave: of several by one instruction that one stands.
@@ -289,11 +301,11 @@ impl Io for Calls<'_> {
     }
 
     fn read_msr(&self, index: u32) -> Option<u64> {
-        self.irqs?.read_msr(self.id, index)
+        self.local?.read_msr(index)
     }
 
     fn write_msr(&self, index: u32, value: u64) -> Option<()> {
-        self.irqs?.write_msr(self.id, index, value)
+        self.local?.write_msr(index, value, self.vm)
     }
 
     fn task_priority(&self) -> Option<u8> {

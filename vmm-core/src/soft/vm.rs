@@ -38,7 +38,7 @@ pub(super) struct VmState {
     /// How many vCPUs it can have.
     pub(super) vcpus: u32,
     has_vcpu: AtomicBool,
-    clock: Arc<Clock>,
+    pub(super) clock: Arc<Clock>,
     pub(super) irqs: Option<Arc<Irqs>>,
 }
 

@@ -58,18 +58,20 @@ impl Ioapic {
         data.iter_mut().zip(word.to_le_bytes()).for_each(|(to, from)| *to = from);
     }
 
-    /// A store to an offset. Interrupts that wait may go out by it.
-    pub(super) fn write(&mut self, offset: u64, data: &[u8], bus: &mut Bus) {
+    /// A store to an offset. Interrupts that wait may go out by it. Returns the pin that is no
+    /// longer masked, if there is one.
+    pub(super) fn write(&mut self, offset: u64, data: &[u8], bus: &mut Bus) -> Option<usize> {
         let word = match *data {
             [byte] => u32::from(byte),
             [a, b, c, d, ..] => u32::from_le_bytes([a, b, c, d]),
-            _ => return,
+            _ => return None,
         };
         match offset & !15 {
             SELECT => self.select = word & 0xff,
-            WINDOW => self.set_register(word, bus),
+            WINDOW => return self.set_register(word, bus),
             _ => {}
         }
+        None
     }
 
     fn register(&self) -> u32 {
@@ -83,20 +85,23 @@ impl Ioapic {
         }
     }
 
-    fn set_register(&mut self, word: u32, bus: &mut Bus) {
+    fn set_register(&mut self, word: u32, bus: &mut Bus) -> Option<usize> {
         if self.select == ID {
             self.id = word >> 24 & 15;
         }
-        let Some((pin, shift)) = self.half() else { return };
+        let (pin, shift) = self.half()?;
         let entry = &mut self.entries[pin];
+        let was_masked = *entry & MASKED != 0;
         let kept = 0xffff_ffff_0000_0000_u64.rotate_left(shift) | READ_ONLY;
         *entry = *entry & kept | u64::from(word) << shift & !READ_ONLY;
+        let unmasked = was_masked && *entry & MASKED == 0;
         if *entry & LEVEL == 0 {
             // How systems get rid of one that is stuck.
             *entry &= !REMOTE_IRR;
         } else if self.lines >> pin & 1 != 0 {
             self.service(pin, bus);
         }
+        unmasked.then_some(pin)
     }
 
     /// The pin, and which half of its entry, that is selected.

@@ -33,6 +33,8 @@ use crate::{
 pub(super) const LOWEST: u64 = ioapic::BASE;
 /// The pins of the I/O APIC.
 pub(super) const PINS: u32 = irqchip::Ioapic::PINS as u32;
+/// The pin that the timer is wired to.
+const TIMER: usize = 0;
 /// Numbers of registers: the APIC base, the timer's deadline, those of the x2APIC.
 const APIC_BASE: u32 = arch::msr::APIC_BASE;
 const TSC_DEADLINE: u32 = arch::msr::TSC_DEADLINE;
@@ -103,15 +105,13 @@ impl Chips {
             return true;
         }
         let offset = at.wrapping_sub(ioapic::BASE);
-        if offset < ioapic::LEN {
-            self.ioapic.write(offset, data, &mut self.bus);
+        if offset < ioapic::LEN && self.ioapic.write(offset, data, &mut self.bus) == Some(TIMER) {
+            self.pit.iter_mut().for_each(Pit::unmasked);
         }
         offset < ioapic::LEN
     }
 
     fn carry_out(&mut self, effect: Effect) {
-        /// The timer's pin.
-        const TIMER: u32 = 1 << 0;
         match effect {
             Effect::Nothing => {}
             Effect::Send(message) => {
@@ -119,7 +119,7 @@ impl Chips {
             }
             Effect::Ended { vector, level_triggered } => {
                 let pins = self.ioapic.ended(vector, level_triggered, &mut self.bus);
-                if pins & TIMER != 0 {
+                if pins >> TIMER & 1 != 0 {
                     self.timer_ended();
                 }
             }
@@ -205,9 +205,8 @@ impl Chips {
     }
 
     fn pulse_timer(&mut self) {
-        const TIMER: Gsi = Gsi(0);
-        self.set_line(TIMER, true);
-        self.set_line(TIMER, false);
+        self.set_line(Gsi(TIMER as u32), true);
+        self.set_line(Gsi(TIMER as u32), false);
     }
 
     /// The guest has handled the timer's interrupt.
@@ -218,6 +217,9 @@ impl Chips {
     }
 
     fn watch_pics(&mut self) {
+        if self.pics.take_timer_unmasked() {
+            self.pit.iter_mut().for_each(Pit::unmasked);
+        }
         if self.pics.take_timer_ended() {
             self.timer_ended();
         }
@@ -403,6 +405,29 @@ mod tests {
         assert_eq!(chips.acknowledge(0), None);
         store(&mut chips, 0, LAPIC + 0xb0, 0);
         assert_eq!(chips.acknowledge(0), Some(0x40));
+    }
+
+    /// As Linux finds it: the timer has run since power-on, and nobody took its interrupts.
+    #[test]
+    fn interrupts_that_were_masked_do_not_stop_the_timer() {
+        for unmask in [0, 1] {
+            let mut chips = chips();
+            for (port, byte) in [(0x21, 0xff), (0x43, 0x34), (0x40, 0), (0x40, 1)] {
+                assert!(chips.port_out(port, &[byte], 0));
+            }
+            let period = chips.due(0, 0, 0).unwrap();
+            (1..5).for_each(|n| chips.advance(0, n * period, 0));
+            assert!(!chips.has_interrupt(0));
+            match unmask {
+                0 => direct(&mut chips, 0, 0x40),
+                _ => assert!(chips.port_out(0x21, &[0xfe], 0)),
+            }
+            while chips.acknowledge(0).is_some() {}
+            store(&mut chips, 0, LAPIC + 0xb0, 0);
+            assert!(chips.port_out(0x20, &[0x20], 0));
+            chips.advance(0, 5 * period, 0);
+            assert!(chips.has_interrupt(0));
+        }
     }
 
     #[test]

@@ -22,12 +22,14 @@ pub(super) struct Pics {
     chips: [Pic; 2],
     /// The timer's interrupt, pin 0, was handled.
     timer_ended: bool,
+    /// It is no longer masked.
+    timer_unmasked: bool,
 }
 
 impl Pics {
     pub(super) fn new() -> Self {
         let chip = |n: usize| Pic { elcr_mask: CHOOSABLE[n], ..Pic::default() };
-        Self { chips: [chip(0), chip(1)], timer_ended: false }
+        Self { chips: [chip(0), chip(1)], timer_ended: false, timer_unmasked: false }
     }
 
     /// Whether the ports of these chips have that number.
@@ -61,9 +63,10 @@ impl Pics {
             }
             _ => {
                 let n = usize::from(port >> 7 & 1);
-                let before = self.chips[n].isr;
+                let before = self.chips[0];
                 self.chips[n].command(port & 1, value);
-                self.timer_ended |= n == 0 && before & !self.chips[0].isr & 1 != 0;
+                self.timer_ended |= before.isr & !self.chips[0].isr & 1 != 0;
+                self.timer_unmasked |= before.imr & !self.chips[0].imr & 1 != 0;
             }
         }
         self.update();
@@ -100,6 +103,11 @@ impl Pics {
     /// Whether the timer's interrupt was handled since this was last asked.
     pub(super) fn take_timer_ended(&mut self) -> bool {
         std::mem::take(&mut self.timer_ended)
+    }
+
+    /// Whether the timer's interrupt was let in again since this was last asked.
+    pub(super) fn take_timer_unmasked(&mut self) -> bool {
+        std::mem::take(&mut self.timer_unmasked)
     }
 
     /// The answer to a poll: as acknowledged by the CPU.
@@ -408,13 +416,18 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_the_timers_interrupt_is_noticed() {
+    fn the_end_and_the_unmasking_of_the_timers_interrupt_are_noticed() {
         let mut pics = ready();
         pulse(&mut pics, 0);
         assert_eq!(taken(&mut pics), Some(0x20));
         assert!(!pics.take_timer_ended());
         pics.write(0x20, 0x20);
         assert!(pics.take_timer_ended() && !pics.take_timer_ended());
+        pics.take_timer_unmasked();
+        pics.write(0x21, 0xff);
+        assert!(!pics.take_timer_unmasked());
+        pics.write(0x21, 0xfe);
+        assert!(pics.take_timer_unmasked() && !pics.take_timer_unmasked());
     }
 
     #[test]

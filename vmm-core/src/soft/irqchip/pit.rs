@@ -116,7 +116,7 @@ impl Pit {
         let channel = &self.state.channels[0];
         let interrupts = channel.mode <= 4;
         self.due = interrupts.then(|| now.saturating_add(time(u64::from(channel.count))));
-        (self.owed, self.ready) = (0, true);
+        self.unmasked();
     }
 
     /// When channel 0 interrupts next.
@@ -147,6 +147,12 @@ impl Pit {
     pub(super) fn ended(&mut self) -> bool {
         self.ready = true;
         self.next()
+    }
+
+    /// The guest lets the interrupt in again: one that came before will not be handled, and those
+    /// that were missed are not missed.
+    pub(super) fn unmasked(&mut self) {
+        (self.owed, self.ready) = (0, true);
     }
 
     fn next(&mut self) -> bool {
