@@ -21,6 +21,7 @@ mod memory;
 mod sample;
 mod sandbox;
 mod stop;
+mod virtio;
 
 use vmm_core::host::{self, KvmKind};
 
@@ -36,6 +37,7 @@ const GROUPS: &[Group] = &[
     ("memory", memory::rows),
     ("sandbox", sandbox::rows),
     ("fork", fork::rows),
+    ("virtio", virtio::rows),
 ];
 
 fn main() {
@@ -49,7 +51,7 @@ fn main() {
     sample::print_head();
     for (name, rows) in GROUPS {
         let chosen = words.is_empty() || words.iter().any(|word| name.contains(word.as_str()));
-        let possible = report.kvm != KvmKind::None || ["cpu", "dispatch"].contains(name);
+        let possible = report.kvm != KvmKind::None || ["cpu", "dispatch", "virtio"].contains(name);
         match (chosen, possible) {
             (true, true) => rows(),
             (true, false) => println!("{name}: skipped: no KVM on this host"),

@@ -32,6 +32,8 @@
 mod block;
 mod debug_exit;
 mod i8042;
+mod rate;
+mod rng;
 mod rtc;
 mod serial;
 #[cfg(test)]
@@ -43,6 +45,8 @@ pub use block::{
 };
 pub use debug_exit::DebugExit;
 pub use i8042::I8042;
+pub use rate::RateLimit;
+pub use rng::Rng;
 pub use rtc::Rtc;
 pub use serial::{Serial, SerialInput, SerialOutput};
 

@@ -1,6 +1,9 @@
 //! Each type of request, what is refused, and what configuration space says.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex},
+    vec::Drain,
+};
 
 use vmm_core::{
     Result,
@@ -160,8 +163,8 @@ impl Disk for Shelf {
         SECTORS * 512
     }
 
-    fn submit(&self, request: Request) -> Result<()> {
-        self.0.lock().unwrap().push(request);
+    fn submit(&self, requests: Drain<'_, Request>) -> Result<()> {
+        self.0.lock().unwrap().extend(requests);
         Ok(())
     }
 }

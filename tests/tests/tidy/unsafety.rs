@@ -10,6 +10,7 @@ const ALLOWED: &[&str] = &[
     "tests/oracle/tests/steady",
     "tests/tests/kick_signal",
     "tests/tests/process",
+    "tests/tests/virtio_steady",
     "vmm-capi/src",
     "vmm-core/src/hv/kick",
     "vmm-core/src/kvm",

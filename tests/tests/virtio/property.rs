@@ -4,8 +4,12 @@
 use proptest::prelude::*;
 use vmm_core::{
     memory::GuestAddress,
-    virtio::testing::{Descriptor, Driver},
+    virtio::{
+        VirtioDevice,
+        testing::{Descriptor, Driver},
+    },
 };
+use vmm_devices::{Block, MemoryImage, RateLimit, Rng};
 
 use crate::Echo;
 
@@ -56,29 +60,53 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..<_>::default() })]
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..<_>::default() })]
 
     #[test]
     fn no_driver_breaks_a_device(steps in prop::collection::vec(step(), 1..120)) {
-        let mut driver = Driver::new(Echo::default()).unwrap();
-        driver.start(u64::MAX).unwrap();
-        for step in steps {
-            match step {
-                Step::Write(at, data) => driver.write_bytes(at, &data),
-                Step::Describe(n, descriptor) => driver.describe(0, n, descriptor).unwrap(),
-                Step::Offer(head) => driver.offer(0, head).unwrap(),
-                Step::Index(index) => {
-                    let at = driver.areas(0)[1] + 2;
-                    driver.memory().write_obj(GuestAddress(at), index).unwrap();
-                }
-                Step::Kick => driver.kick(0),
-                Step::Turn => driver.turn().unwrap(),
-                Step::Reset => { driver.start(u64::MAX).unwrap(); }
-            }
-        }
-        driver.turn().unwrap();
-        driver.start(u64::MAX).unwrap();
+        let mut driver = survivor(Echo::default(), &steps);
         driver.submit(1, &[b"a"], &[1]).unwrap();
         prop_assert_eq!(driver.wait(1).unwrap().data, b"b");
     }
+
+    #[test]
+    fn no_driver_breaks_a_disk(steps in prop::collection::vec(step(), 1..120)) {
+        let block = Block::image(MemoryImage::new(8192).unwrap()).unwrap();
+        let mut driver = survivor(block, &steps);
+        driver.submit(0, &[&[0; 16]], &[512, 1]).unwrap();
+        prop_assert_eq!(driver.wait(0).unwrap().data[512], 0);
+    }
+
+    #[test]
+    fn no_driver_breaks_a_source_of_entropy(steps in prop::collection::vec(step(), 1..120)) {
+        let limit = RateLimit { per_second: u64::MAX, burst: u64::MAX };
+        let mut driver = survivor(Rng::with_limit(limit).unwrap(), &steps);
+        driver.submit(0, &[], &[16]).unwrap();
+        prop_assert_eq!(driver.wait(0).unwrap().written, 16);
+    }
+}
+
+/// What a driver finds after all that, having reset the device.
+fn survivor(device: impl VirtioDevice, steps: &[Step]) -> Driver {
+    let mut driver = Driver::new(device).unwrap();
+    driver.start(u64::MAX).unwrap();
+    for step in steps {
+        match step {
+            Step::Write(at, data) => driver.write_bytes(*at, data),
+            Step::Describe(n, descriptor) => driver.describe(0, *n, *descriptor).unwrap(),
+            Step::Offer(head) => driver.offer(0, *head).unwrap(),
+            Step::Index(index) => {
+                let at = driver.areas(0)[1] + 2;
+                driver.memory().write_obj(GuestAddress(at), *index).unwrap();
+            }
+            Step::Kick => driver.kick(0),
+            Step::Turn => driver.turn().unwrap(),
+            Step::Reset => {
+                driver.start(u64::MAX).unwrap();
+            }
+        }
+    }
+    driver.turn().unwrap();
+    driver.start(u64::MAX).unwrap();
+    driver
 }

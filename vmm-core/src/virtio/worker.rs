@@ -66,11 +66,20 @@ impl<T: Send + 'static> Worker<T> {
     /// # Errors
     /// `Poisoned` if an earlier one panicked.
     pub fn give(&self, job: T) -> Result<()> {
+        self.give_all([job])
+    }
+
+    /// Has several done, and wakes the thread once for all of them: it may be faster than who gives
+    /// them one by one, and then sleeps and is woken for each.
+    ///
+    /// # Errors
+    /// `Poisoned` if an earlier one panicked.
+    pub fn give_all(&self, given: impl IntoIterator<Item = T>) -> Result<()> {
         let mut jobs = self.shared.jobs();
         if let Some(why) = &jobs.panicked {
             return Err(Error::new(ErrorKind::Poisoned, format!("its thread panicked: {why}")));
         }
-        jobs.waiting.push_back(job);
+        jobs.waiting.extend(given);
         if jobs.asleep {
             jobs.asleep = false;
             self.shared.added.notify_one();

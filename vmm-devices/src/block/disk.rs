@@ -3,6 +3,7 @@
 use std::{
     io,
     sync::{Arc, OnceLock},
+    vec::Drain,
 };
 
 use vmm_core::{
@@ -24,14 +25,14 @@ pub trait Disk: Send + Sync + 'static {
         self.len() == 0
     }
 
-    /// Takes a request, which is within the disk, and sees to it that it is
-    /// [finished](Request::finish). Called on the machine's reactor: it does not wait. There are
-    /// never more requests than the queues hold, 256 each.
+    /// Takes requests of one queue, in the order they came, and sees to it that they are
+    /// [finished](Request::finish). Each is within the disk. Called on the machine's reactor: it
+    /// does not wait. There are never more requests than the queues hold, 256 each.
     ///
     /// # Errors
     /// What keeps it from ever working again: the run ends with it. A request that fails is no such
     /// thing.
-    fn submit(&self, request: Request) -> Result<()>;
+    fn submit(&self, requests: Drain<'_, Request>) -> Result<()>;
 
     /// The size that the host best writes at once, in bytes: a power of 2.
     fn block_size(&self) -> u32 {
@@ -243,9 +244,10 @@ impl<I: Image> Disk for Threaded<I> {
         self.image.len()
     }
 
-    fn submit(&self, request: Request) -> Result<()> {
-        match self.worker(request.queue())? {
-            Some(worker) => worker.give(request),
+    fn submit(&self, requests: Drain<'_, Request>) -> Result<()> {
+        let Some(queue) = requests.as_slice().first().map(Request::queue) else { return Ok(()) };
+        match self.worker(queue)? {
+            Some(worker) => worker.give_all(requests),
             None => Ok(()),
         }
     }

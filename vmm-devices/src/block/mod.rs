@@ -60,6 +60,8 @@ pub use self::{
 pub(crate) const SECTOR: u64 = 512;
 /// How many requests a queue holds.
 const QUEUE_SIZE: u16 = 256;
+/// As many as are given to a disk at once: more would keep the first ones waiting for the others.
+const BATCH: usize = 32;
 /// As many as Linux makes of a machine's processors.
 const MOST_QUEUES: usize = 64;
 /// The length of a serial number (section 5.2.6.1).
@@ -92,6 +94,8 @@ pub struct Block {
     block_size: u32,
     /// What the driver is told of a change by.
     changed: Option<OwnedFd>,
+    /// Requests on their way to the disk; empty but while it is woken.
+    batch: Vec<Request>,
 }
 
 /// What a device and its handles share.
@@ -125,6 +129,7 @@ impl Block {
             id: [0; ID_LEN],
             block_size,
             changed: None,
+            batch: Vec::with_capacity(BATCH),
         })
     }
 
@@ -188,6 +193,23 @@ impl Block {
     /// What changes it and counts while the machine has it.
     pub fn handle(&self) -> BlockHandle {
         BlockHandle(Arc::clone(&self.shared))
+    }
+
+    /// Takes some requests for the disk; whether there are any.
+    fn take(&mut self, queue: usize, io: &mut VirtioIo<'_>) -> bool {
+        let Shared { disk, counters, .. } = &*self.shared;
+        let size = disk.len();
+        while self.batch.len() < BATCH
+            && let Some(chain) = io.pop(queue)
+        {
+            match parse(chain, size, self.read_only, counters) {
+                Parsed::Request(request) => self.batch.push(request),
+                Parsed::Id(request) => request.identify(&self.id),
+                Parsed::Done => {}
+                Parsed::Malformed(why) => io.need_reset(why),
+            }
+        }
+        !self.batch.is_empty()
     }
 
     /// Configuration space (section 5.2.4).
@@ -256,15 +278,9 @@ impl VirtioDevice for Block {
             let _ = rustix::io::read(changed, &mut [0; 8]);
             io.config_changed();
         }
-        let Shared { disk, counters, .. } = &*self.shared;
         for queue in 0..self.queues.len() {
-            while let Some(chain) = io.pop(queue) {
-                match parse(chain, disk.len(), self.read_only, counters) {
-                    Parsed::Request(request) => disk.submit(request)?,
-                    Parsed::Id(request) => request.identify(&self.id),
-                    Parsed::Done => {}
-                    Parsed::Malformed(why) => io.need_reset(why),
-                }
+            while self.take(queue, io) {
+                self.shared.disk.submit(self.batch.drain(..))?;
             }
         }
         Ok(())
