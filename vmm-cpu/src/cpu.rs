@@ -359,7 +359,9 @@ impl Cpu {
     /// is none to keep: its first instruction is on two pages, not in RAM, or being written.
     fn decode_block(&mut self, world: &World<'_>) -> Result<Option<Run>, Stop> {
         let (rip, mode) = (self.core.rip, self.core.mode());
-        let Some(page) = self.core.fetch_page(rip, world)? else { return Ok(None) };
+        let page = self.core.fetch_page(rip, world)?;
+        self.forget_overwritten(world);
+        let Some(page) = page else { return Ok(None) };
         let start = page.identity() + (rip & OFFSET);
         if let Some(run) = self.code.find(start, mode) {
             return Ok(Some(run));

@@ -74,6 +74,7 @@ impl Core {
             if !self.allows(leaf.rights, access) {
                 return Err(self.page_fault(linear, access, code::PROTECTION));
             }
+            self.forget_code(&leaf, access, world)?;
             if self.mark(&leaf, access, world) {
                 if leaf.depth < LEVELS {
                     self.tlb.holds_large();
@@ -162,6 +163,26 @@ impl Core {
             world.ram.dirty(at / PAGE_SIZE);
             page.compare_exchange(at % PAGE_SIZE, entry, new).is_ok()
         })
+    }
+
+    /// Tables can hold code, too, which changes with an entry that is about to be marked.
+    fn forget_code(&mut self, leaf: &Leaf, access: Access, world: &World<'_>) -> Result<(), Stop> {
+        for (i, &(at, entry)) in leaf.path[..leaf.depth].iter().enumerate() {
+            let dirty = access == Access::Write && i + 1 == leaf.depth;
+            let marked = ACCESSED | if dirty { DIRTY } else { 0 };
+            let Some(page) = Lent::from(world.ram, at).filter(|_| entry & marked != marked) else {
+                continue;
+            };
+            if !world.code_map.is_code(page.identity() + at % PAGE_SIZE, 8) {
+                continue;
+            }
+            // A fetch comes before the block that is executed, everything else in the midst of one.
+            if access != Access::Fetch && !self.careful {
+                return Err(Stop::Careful);
+            }
+            self.overwritten.push((page.identity(), at % PAGE_SIZE, 8));
+        }
+        Ok(())
     }
 
     fn page_fault(&mut self, linear: u64, access: Access, why: u32) -> Stop {
@@ -314,5 +335,25 @@ mod tests {
             assert_eq!(found, code.map_or(GOOD, Err), "bit {bit} at {at:#x}");
         }
         assert_eq!(with(0x1000, 0x2000 | ALL | LARGE).access(SYSTEM_VIEW, Access::Read), Err(9));
+    }
+
+    #[test]
+    fn code_in_a_table_changes_with_its_entries() {
+        // Entries of pages behind memory's, and what they are as code: a page that may be read at
+        // DATA is add eax, 0x300; add [rax], al, and it goes on in the next entry with hlt.
+        let (at, linear) = (0x4000 + 300 * 8, 300 * PAGE_SIZE);
+        // mov bl, [rdx]; hlt
+        let (mut cpu, ram) = machine(&[0x8a, 0x1a, 0xf4]);
+        ram.write(at, &[0x05, 0, 3, 0, 0, 0, 0, 0, 0, 0xf4]);
+        let mut run = |rip: u64, rax: u64| {
+            cpu.core.rip = rip;
+            (cpu.core.regs[0], cpu.core.regs[2]) = (rax, linear);
+            assert_eq!(cpu.run(&ram, &Nobody), crate::Exit::Halted);
+            cpu.core.regs[0]
+        };
+        assert_eq!(run(at, 0xff00), 0x1_0200);
+        run(crate::testing::CODE, 0);
+        // With the accessed bit it is and eax, 0x300.
+        assert_eq!(run(at, 0xff00), 0x300);
     }
 }
