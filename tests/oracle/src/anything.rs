@@ -85,9 +85,9 @@ fn timeless(cpu: &Cpu) -> State {
 
 /// Runs for a while that no clock measures.
 fn runs(cpu: &mut Cpu, ram: &Guarded) {
-    let io = Patience { attention: cpu.attention(), left: Cell::new(5_000) };
+    let io = Patience { attention: cpu.attention(), left: Cell::new(500) };
     for _ in 0..4 {
-        let exit = cpu.run_for(10_000, ram, &io);
+        let exit = cpu.run_for(1_000, ram, &io);
         assert!(!matches!(exit, Exit::Step | Exit::Io), "{exit:?} was not asked for");
         if matches!(exit, Exit::Attention | Exit::TripleFault) {
             break;

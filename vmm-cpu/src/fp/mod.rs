@@ -1,15 +1,23 @@
 //! Floating-point arithmetic as the processor has it: rounding, flags and NaNs to the bit.
 //!
-//! Comparing and rounding to integers is done here; arithmetic is a [`Unit`]'s. There is one, the
-//! host's own, so that this crate is for x86-64 hosts as yet.
+//! Comparing and rounding to integers is done here; arithmetic is a [`Unit`]'s: the host's own if it
+//! is an x86-64 processor, else one in software, which tests compare with it.
 
+#[cfg(all(test, target_arch = "x86_64"))]
+mod against;
 mod compare;
+#[cfg(target_arch = "x86_64")]
 mod host;
 mod quick;
 mod round;
+#[cfg(any(test, not(target_arch = "x86_64")))]
+mod soft;
 mod unmasked;
 
+#[cfg(target_arch = "x86_64")]
 use self::host::Host as Here;
+#[cfg(not(target_arch = "x86_64"))]
+use self::soft::Soft as Here;
 pub(crate) use self::{
     compare::{Bits, Relation, compare, extreme, lanes},
     round::round,
