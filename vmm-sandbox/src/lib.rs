@@ -31,6 +31,7 @@ mod grant;
 mod limits;
 mod load;
 mod outcome;
+mod pool;
 mod process;
 mod sandbox;
 mod snapshot;
@@ -48,6 +49,7 @@ pub use call::{
 pub use grant::Access;
 pub use limits::Canceller;
 pub use outcome::{Cause, Fault, Outcome, State};
+pub use pool::{Lease, Pool, PoolStatistics};
 pub use sandbox::{Sandbox, Statistics};
 pub use snapshot::{Identity, Snapshot};
 pub use stream::{Input, Output};

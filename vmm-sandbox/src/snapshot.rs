@@ -185,12 +185,19 @@ impl Sandbox {
 
 impl Snapshot {
     /// Another sandbox, in a VM of its own, that goes on from here. It is the caller's alone: what
-    /// it does reaches neither the snapshot nor any other fork.
+    /// it does reaches neither the snapshot nor any other fork. With KVM it takes two descriptors.
     ///
     /// # Errors
     /// `Host` if the host gives no VM, memory or descriptor, or a file of the host that the program
     /// has open cannot be opened anew; `WrongProcess` in a child of `fork()`.
     pub fn fork(&self) -> Result<Sandbox> {
+        self.fork_now().map_err(|error| match error.os_error() {
+            Some(libc::EMFILE) => error.context(no_descriptor()),
+            _ => error,
+        })
+    }
+
+    fn fork_now(&self) -> Result<Sandbox> {
         let warm = &*self.0;
         let vm = warm.hypervisor.create_vm(&VmConfig { vcpus: 1, irq: None })?;
         let mut space = Space::of_image(Arc::clone(&vm), &warm.space)?;
@@ -228,6 +235,13 @@ impl Snapshot {
     pub fn memory(&self) -> u64 {
         self.0.kept.memory()
     }
+}
+
+/// What stands in the way of another fork.
+fn no_descriptor() -> String {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let limit = limit.map_or("none".to_owned(), |limit| limit.to_string());
+    format!("the limit of open files (RLIMIT_NOFILE, now {limit}) leaves no room for a fork")
 }
 
 fn copies_of(captured: &[Capture; 2], copies: &mut Copies) -> Result<[Capture; 2]> {

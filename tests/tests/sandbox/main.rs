@@ -14,6 +14,7 @@ mod guest;
 mod hostile;
 mod limits;
 mod native;
+mod pool;
 mod programs;
 mod run;
 mod snapshot;

@@ -381,8 +381,8 @@ const SYNCHRONOUS: [libc::c_int; 6] =
     [libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGSEGV, libc::SIGSYS, libc::SIGTRAP];
 
 /// Blocks every signal but the kick signal and the synchronous ones on the calling thread: what
-/// each thread of ours does first.
-pub(crate) fn block_other_signals() {
+/// each thread of ours does first, so that the program's signals go to its own threads.
+pub fn block_other_signals() {
     // SAFETY: a `sigset_t` is plain bits, filled before use; the old mask is not asked for.
     unsafe {
         let mut set: libc::sigset_t = std::mem::zeroed();

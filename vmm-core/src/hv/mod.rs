@@ -18,10 +18,8 @@ use std::{fmt, sync::Arc, time::Instant};
 
 #[cfg(feature = "soft")]
 pub(crate) use doze::Doze;
-pub use kick::{DEFAULT_KICK_SIGNAL, Kicker, Listening, set_kick_signal};
-pub(crate) use kick::{
-    Entry, KickTarget, Woken, block_other_signals, kick_signal, listen, wait_readable,
-};
+pub use kick::{DEFAULT_KICK_SIGNAL, Kicker, Listening, block_other_signals, set_kick_signal};
+pub(crate) use kick::{Entry, KickTarget, Woken, kick_signal, listen, wait_readable};
 
 use crate::{
     arch::{CpuModel, CpuState, Regs, SystemRegs, VcpuId},
