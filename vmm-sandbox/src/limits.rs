@@ -256,8 +256,12 @@ impl Watch {
     /// # Errors
     /// `INTR` as of [`wait`](Self::wait).
     pub(crate) fn check(&self) -> Result<(), Errno> {
-        let ends = self.shared.cancelled.load(SeqCst) || self.exceeded().is_some();
-        if ends { Err(Errno::INTR) } else { Ok(()) }
+        if !self.shared.cancelled.load(SeqCst) && self.exceeded().is_none() {
+            return Ok(());
+        }
+        // The kick of who cancels may be still to come, and the program's next instruction first.
+        self.shared.kicker.kick();
+        Err(Errno::INTR)
     }
 
     /// Waits until one of `fds` is ready, at most for `timeout`; gives what each is ready for.

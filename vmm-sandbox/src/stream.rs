@@ -1,15 +1,18 @@
 //! Standard input and output of a program: the caller's buffers, files and writers.
 
+mod channel;
+
 use std::{
     fmt, fs,
     io::{self, Read, Write},
-    os::fd::{AsFd, OwnedFd},
+    os::fd::OwnedFd,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use rustix::io::Errno;
 use vmm_core::Result as CoreResult;
 
+use self::channel::Channel;
 use crate::files::{About, Copied, Copies, File, Handle, Ready, Status};
 
 /// Where a program's standard input comes from.
@@ -21,7 +24,7 @@ enum Source {
     #[default]
     Empty,
     Bytes(io::Cursor<Arc<[u8]>>),
-    File(Arc<fs::File>),
+    File(Arc<Channel>),
 }
 
 impl Input {
@@ -37,17 +40,21 @@ impl Input {
 }
 
 impl From<OwnedFd> for Input {
-    /// A pipe, a file, a terminal. A read that waits there is ended by time limits and
+    /// A pipe, a socket, a file, a terminal. A read that waits there is ended by time limits and
     /// [`Canceller`](crate::Canceller)s.
+    ///
+    /// A terminal is read as by any program: if the process is in the background there when there
+    /// is input, `SIGTTIN` stops it; where the thread blocks or ignores that signal, the program is
+    /// told `EIO`.
     fn from(fd: OwnedFd) -> Self {
-        Self(Source::File(Arc::new(fd.into())))
+        Self::from(fs::File::from(fd))
     }
 }
 
 impl From<fs::File> for Input {
     /// As for a descriptor.
     fn from(file: fs::File) -> Self {
-        Self(Source::File(Arc::new(file)))
+        Self(Source::File(Arc::new(Channel::new(file))))
     }
 }
 
@@ -64,6 +71,7 @@ pub struct Output(Sink);
 enum Sink {
     /// Kept for the caller to take.
     Captured(Arc<Mutex<Vec<u8>>>),
+    File(Arc<Channel>),
     Writer(Arc<Mutex<dyn Write + Send>>),
 }
 
@@ -103,7 +111,7 @@ impl Output {
     pub(crate) fn captured(&self) -> Capture {
         match &self.0 {
             Sink::Captured(bytes) => Capture(Arc::clone(bytes)),
-            Sink::Writer(_) => Capture::default(),
+            Sink::File(_) | Sink::Writer(_) => Capture::default(),
         }
     }
 }
@@ -116,16 +124,18 @@ impl Default for Output {
 }
 
 impl From<OwnedFd> for Output {
-    /// To a pipe, a file, a terminal. A write that waits there keeps the sandbox waiting.
+    /// To a pipe, a socket, a file, a terminal. A write that waits there is ended by time limits and
+    /// [`Canceller`](crate::Canceller)s. One to a pipe that nobody reads any more is `EPIPE` for the
+    /// program, and no signal for the process.
     fn from(fd: OwnedFd) -> Self {
-        Self::writer(fs::File::from(fd))
+        Self::from(fs::File::from(fd))
     }
 }
 
 impl From<fs::File> for Output {
     /// As for a descriptor.
     fn from(file: fs::File) -> Self {
-        Self::writer(file)
+        Self(Sink::File(Arc::new(Channel::new(file))))
     }
 }
 
@@ -133,6 +143,7 @@ impl fmt::Debug for Output {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match &self.0 {
             Sink::Captured(_) => "Output(captured)",
+            Sink::File(_) => "Output(file)",
             Sink::Writer(_) => "Output(writer)",
         })
     }
@@ -143,7 +154,7 @@ impl File for Input {
         match &mut self.0 {
             Source::Empty => Ok(0),
             Source::Bytes(bytes) => bytes.read(data).map_err(|error| errno(&error)),
-            Source::File(file) => (&**file).read(data).map_err(|error| errno(&error)),
+            Source::File(file) => file.read(data),
         }
     }
 
@@ -153,7 +164,7 @@ impl File for Input {
 
     fn ready(&self) -> Ready<'_> {
         let ask = match &self.0 {
-            Source::File(file) => Some(file.as_fd()),
+            Source::File(file) => file.ask(),
             Source::Bytes(_) | Source::Empty => None,
         };
         Ready { ask, ..Ready::ALWAYS }
@@ -189,6 +200,7 @@ impl File for Output {
             Sink::Captured(bytes) => {
                 bytes.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(data);
             }
+            Sink::File(file) => return file.write(data),
             Sink::Writer(writer) => {
                 let mut writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
                 writer
@@ -198,6 +210,14 @@ impl File for Output {
             }
         }
         Ok(data.len())
+    }
+
+    fn ready(&self) -> Ready<'_> {
+        let ask = match &self.0 {
+            Sink::File(file) => file.ask(),
+            Sink::Captured(_) | Sink::Writer(_) => None,
+        };
+        Ready { ask, ..Ready::ALWAYS }
     }
 
     fn status(&self) -> Result<Status, Errno> {
@@ -214,6 +234,7 @@ impl Copied for Output {
     fn copy(&self, copies: &mut Copies) -> CoreResult<Handle> {
         Ok(Handle::new(Self(match &self.0 {
             Sink::Captured(bytes) => Sink::Captured(Capture(Arc::clone(bytes)).copy(copies)?.0),
+            Sink::File(file) => Sink::File(Arc::clone(file)),
             Sink::Writer(writer) => Sink::Writer(Arc::clone(writer)),
         })))
     }

@@ -1,4 +1,5 @@
 /* Programs that take more than they may; the first argument says of what. */
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -33,6 +34,15 @@ int main(int argc, char **argv)
     if (!strcmp(what, "write"))
         for (;;)
             puts("more and more and more");
+    /* More than a pipe holds, in one call. */
+    if (!strcmp(what, "fill")) {
+        static char much[300000] = "*";
+        size_t done = 0;
+        for (long count; done < sizeof much; done += count)
+            if ((count = write(1, much + done, sizeof much - done)) < 0)
+                return errno;
+        return 0;
+    }
     if (!strcmp(what, "read")) {
         char c;
         return read(0, &c, 1) == 1 ? c : 100;

@@ -51,6 +51,31 @@ fn time_runs_out_in_loops_with_and_without_calls_and_in_waits() {
     let (cause, took) = killed(greedy("read").stdin(OwnedFd::from(reader)).timeout(limit));
     assert_eq!(cause, Cause::TimedOut(limit));
     println!("read: {limit:?} is {took:?}");
+    let (_reader, writer) = std::io::pipe().unwrap();
+    let (cause, took) = killed(greedy("fill").stdout(OwnedFd::from(writer)).timeout(limit));
+    assert_eq!(cause, Cause::TimedOut(limit));
+    println!("write: {limit:?} is {took:?}");
+}
+
+#[test]
+fn a_pipe_takes_what_is_read_and_ends_with_its_reader() {
+    if !can_run("a_pipe_takes_what_is_read_and_ends_with_its_reader") {
+        return;
+    }
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let mut sandbox = greedy("fill").stdout(OwnedFd::from(writer)).build().unwrap();
+    let thread = thread::spawn(move || {
+        let mut bytes = Vec::new();
+        std::io::Read::read_to_end(&mut reader, &mut bytes).map(|_| bytes)
+    });
+    assert_eq!(sandbox.start().unwrap(), Outcome::Exited(0));
+    drop(sandbox);
+    assert_eq!(thread.join().unwrap().unwrap().len(), 300_000);
+
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut sandbox = greedy("fill").stdout(OwnedFd::from(writer)).build().unwrap();
+    assert_eq!(sandbox.start().unwrap(), Outcome::Exited(libc::EPIPE));
 }
 
 #[test]
@@ -87,7 +112,9 @@ fn a_program_is_cancelled_from_another_thread() {
     }
     let (reader, _writer) = std::io::pipe().unwrap();
     let read = greedy("read").stdin(OwnedFd::from(reader));
-    for builder in [greedy("spin"), greedy("call"), greedy("edit"), read] {
+    let (_reader, writer) = std::io::pipe().unwrap();
+    let write = greedy("fill").stdout(OwnedFd::from(writer));
+    for builder in [greedy("spin"), greedy("call"), greedy("edit"), read, write] {
         let mut sandbox = builder.build().unwrap();
         let canceller = sandbox.canceller();
         let thread = thread::spawn(move || {

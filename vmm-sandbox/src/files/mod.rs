@@ -137,7 +137,7 @@ pub(crate) struct Ready<'a> {
     pub(crate) write: bool,
     /// The other end is gone.
     pub(crate) hangup: bool,
-    /// A descriptor of the host to ask about reading instead.
+    /// A descriptor of the host to ask instead.
     pub(crate) ask: Option<BorrowedFd<'a>>,
 }
 

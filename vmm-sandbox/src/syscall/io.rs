@@ -8,7 +8,10 @@ use rustix::{
 };
 
 use super::{Answer, Call, Calls};
-use crate::process::{Ended, Process};
+use crate::{
+    files::File,
+    process::{Ended, Process},
+};
 
 pub(super) const CALLS: Calls = &[
     (libc::SYS_fadvise64, fadvise),
@@ -54,12 +57,32 @@ fn fill(process: &mut Process, fd: u64, to: u64, len: u64) -> Answer {
     let file = process.files.get(fd)?;
     let mut data = vec![0; len.min(MOST) as usize];
     let mut file = file.lock();
-    if let Some(fd) = file.ready().ask {
-        process.watch.wait(&[PollFd::from_borrowed_fd(fd, PollFlags::IN)], None)?;
-    }
-    let count = file.read(&mut data)?;
+    let count = until_ready(process, &mut *file, PollFlags::IN, |file| file.read(&mut data))?;
     process.space.write(to, data.get(..count).unwrap_or(&[]))?;
     Ok(count as u64)
+}
+
+/// Does something with a file as soon as it can be done.
+fn until_ready(
+    process: &Process,
+    file: &mut dyn File,
+    flags: PollFlags,
+    mut once: impl FnMut(&mut dyn File) -> Answer<usize>,
+) -> Answer<usize> {
+    loop {
+        let waits = match file.ready().ask {
+            Some(fd) => {
+                process.watch.wait(&[PollFd::from_borrowed_fd(fd, flags)], None)?;
+                true
+            }
+            None => false,
+        };
+        match once(file) {
+            // Another reader or writer was faster.
+            Err(Errno::AGAIN) if waits => {}
+            done => return done,
+        }
+    }
 }
 
 /// Moves data from the program to a file.
@@ -71,9 +94,10 @@ fn drain(process: &mut Process, fd: u64, from: u64, len: u64) -> Answer {
         return Ok(file.write(&data)? as u64);
     }
     let allowed = data.len().min(usize::try_from(process.output_left).unwrap_or(usize::MAX));
-    let count = file.write(data.get(..allowed).unwrap_or(&[]))?;
+    let part = data.get(..allowed).unwrap_or(&[]);
+    let count = until_ready(process, &mut *file, PollFlags::OUT, |file| file.write(part))?;
     process.output_left -= count as u64;
-    if allowed < data.len() {
+    if count == allowed && allowed < data.len() {
         process.ended = Some(Ended::Output);
     }
     Ok(count as u64)

@@ -39,7 +39,7 @@ pub(crate) struct Call<'a> {
 }
 
 /// What a call answers: RAX, or an error number.
-pub(crate) type Answer = Result<u64, Errno>;
+pub(crate) type Answer<T = u64> = Result<T, Errno>;
 
 /// Answers one call.
 type Function = fn(&mut Process, &mut Call<'_>) -> Answer;

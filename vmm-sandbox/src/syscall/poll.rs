@@ -1,6 +1,6 @@
 //! Waiting for files: poll and select. There is nobody but the host's streams to wait for.
 
-use std::{os::fd::BorrowedFd, time::Duration};
+use std::time::Duration;
 
 use rustix::{
     event::{PollFd, PollFlags},
@@ -49,41 +49,57 @@ fn wait(
     wanted: &[Wanted],
     timeout: Option<Duration>,
 ) -> Result<Vec<Found>, Errno> {
-    let locked: Vec<_> = distinct(wanted);
-    let look = |wanted: &Wanted| {
-        let Some(file) = &wanted.file else { return Found::default() };
-        let file = file.lock();
-        let Ready { read, write, hangup, ask } = file.ready();
-        Found { read: wanted.read && read && ask.is_none(), write: wanted.write && write, hangup }
+    let files = distinct(wanted);
+    let guards: Vec<_> = files.iter().map(Handle::lock).collect();
+    let ready = |wanted: &Wanted| {
+        let file = wanted.file.as_ref()?;
+        let index = files.iter().position(|known| known.is(file))?;
+        guards.get(index).map(|guard| guard.ready())
     };
-    let mut found: Vec<_> = wanted.iter().map(look).collect();
-    let guards: Vec<_> = locked.iter().map(|(_, file)| file.lock()).collect();
-    let fds: Vec<(usize, BorrowedFd<'_>)> = locked
-        .iter()
-        .zip(&guards)
-        .filter_map(|((index, _), file)| Some((*index, file.ready().ask?)))
-        .collect();
+    let (mut found, mut asked) = (Vec::new(), Vec::new());
+    for (index, wanted) in wanted.iter().enumerate() {
+        found.push(match ready(wanted) {
+            Some(Ready { ask: Some(fd), .. }) => {
+                asked.push((index, PollFd::from_borrowed_fd(fd, wanted.flags())));
+                Found::default()
+            }
+            Some(Ready { read, write, hangup, .. }) => {
+                Found { read: wanted.read && read, write: wanted.write && write, hangup }
+            }
+            None => Found::default(),
+        });
+    }
     let at_once = found.iter().any(|found| found.any());
     let timeout = if at_once { Some(Duration::ZERO) } else { timeout };
-    let polled: Vec<_> =
-        fds.iter().map(|(_, fd)| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
+    let (indices, polled): (Vec<_>, Vec<_>) = asked.into_iter().unzip();
     let flags = process.watch.wait(&polled, timeout)?;
-    for ((index, _), flags) in fds.iter().zip(flags) {
-        if let Some(found) = found.get_mut(*index) {
-            found.read |= flags.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR);
-        }
+    for (index, flags) in indices.into_iter().zip(flags) {
+        let (Some(found), Some(wanted)) = (found.get_mut(index), wanted.get(index)) else {
+            continue;
+        };
+        let ends = PollFlags::HUP | PollFlags::ERR;
+        found.read = wanted.read && flags.intersects(PollFlags::IN | ends);
+        found.write = wanted.write && flags.intersects(PollFlags::OUT | ends);
+        found.hangup = flags.intersects(PollFlags::HUP);
     }
     Ok(found)
 }
 
-/// The files that are waited for to read from, each once: a lock is not taken twice.
-fn distinct(wanted: &[Wanted]) -> Vec<(usize, Handle)> {
-    let mut files: Vec<(usize, Handle)> = Vec::new();
-    for (index, wanted) in wanted.iter().enumerate().filter(|(_, wanted)| wanted.read) {
-        if let Some(file) = &wanted.file
-            && !files.iter().any(|(_, known)| known.is(file))
-        {
-            files.push((index, file.clone()));
+impl Wanted {
+    fn flags(&self) -> PollFlags {
+        let mut flags = PollFlags::empty();
+        flags.set(PollFlags::IN, self.read);
+        flags.set(PollFlags::OUT, self.write);
+        flags
+    }
+}
+
+/// The files that are waited for, each once: a lock is not taken twice.
+fn distinct(wanted: &[Wanted]) -> Vec<Handle> {
+    let mut files: Vec<Handle> = Vec::new();
+    for file in wanted.iter().filter_map(|wanted| wanted.file.as_ref()) {
+        if !files.iter().any(|known| known.is(file)) {
+            files.push(file.clone());
         }
     }
     files
