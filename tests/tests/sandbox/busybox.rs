@@ -9,7 +9,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use vmm_sandbox::{Access, Outcome, Sandbox};
+use vmm_sandbox::{Access, Cause, Outcome, Sandbox};
 
 use crate::can_run;
 
@@ -116,6 +116,42 @@ fn applets_do_what_they_do_natively() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn applets_whose_output_is_never_the_same() {
+    if !can_run("applets_whose_output_is_never_the_same") || !has_busybox() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    make_tree(directory.path());
+    let sorted = |result: &Result| {
+        let mut lines: Vec<_> = result.stdout.split("\\n").map(str::to_owned).collect();
+        lines.sort();
+        (result.status, lines, result.stderr.clone())
+    };
+    for run in [&["shuf", "numbers"][..], &["shuf", "-i", "1-99"], &["shuf", "-e", "a", "b", "c"]] {
+        let native = sorted(&run_native(directory.path(), run));
+        let sandboxed = sorted(&run_sandboxed(directory.path(), run, Access::ReadOnly));
+        assert_eq!(sandboxed, native, "{run:?}");
+    }
+    // Where it is granted, it is the root.
+    let here = run_sandboxed(directory.path(), &["pwd"], Access::ReadOnly);
+    assert_eq!((here.status, here.stdout.as_str()), (0, "/\\n"));
+    let below = ["sh", "-c", "cd sub/deeper; pwd; cd ../..; pwd"];
+    let below = run_sandboxed(directory.path(), &below, Access::ReadOnly);
+    assert_eq!((below.status, below.stdout.as_str()), (0, "/sub/deeper\\n/\\n"));
+}
+
+#[test]
+fn yes_ends_with_its_output() {
+    if !can_run("yes_ends_with_its_output") || !has_busybox() {
+        return;
+    }
+    let builder = Sandbox::program(BUSYBOX).hypervisor(crate::backend()).args(["busybox", "yes"]);
+    let mut sandbox = builder.output_limit(10_000).build().unwrap();
+    assert_eq!(sandbox.start().unwrap(), Outcome::Killed(Cause::Output(10_000)));
+    assert_eq!(sandbox.take_stdout(), b"y\n".repeat(5_000));
 }
 
 #[test]
