@@ -1,8 +1,9 @@
 //! Debian's kernel boots and its user space gets work done, by every way in, on one, two and four
 //! vCPUs; kernels of others come as far as they can on this board.
 //!
-//! They need a whole KVM and the guests of `tests/lab/run --guests`, whose directory the variable
-//! `VMM_GUESTS` names: `tests/run` runs them in the lab, twice each, or `VMM_BOOTS` times.
+//! They need a whole KVM, or the software CPU if `VMM_BACKEND` is `soft`, and the guests of
+//! `tests/lab/run --guests`, whose directory the variable `VMM_GUESTS` names: `tests/run` runs them
+//! in the lab, twice each, or `VMM_BOOTS` times; and those with one vCPU here, on the software CPU.
 #![allow(
     clippy::expect_used,
     clippy::panic,
@@ -22,7 +23,7 @@ use std::{
 use vmm_core::{
     Machine,
     boot::{Linux, Loader, Multiboot, Protocol},
-    kvm::Kvm,
+    host::{self, Choice},
     machine::Outcome,
 };
 use vmm_devices::{I8042, Rtc, Serial};
@@ -46,6 +47,10 @@ macro_rules! boots {
         $(
             #[test]
             fn $name() {
+                if $cpus > most_vcpus() {
+                    println!("skipped: {}: not built: more than one vCPU", stringify!($name));
+                    return;
+                }
                 let Some(image) = guest(stringify!($name), $image) else { return };
                 let boot = Boot {
                     cpus: $cpus,
@@ -76,7 +81,8 @@ boots! {
 fn a_reboot_ends_in_a_reset_after_which_the_same_machine_boots_again() {
     let Some(image) = guest("a_reboot_ends_in_a_reset", "vmlinuz") else { return };
     for by in ["reboot=acpi", "reboot=kbd"] {
-        let boot = Boot { cpus: 2, then: format!("then=reboot {by}"), ..Boot::of(image.clone()) };
+        let (cpus, then) = (2.min(most_vcpus()), format!("then=reboot {by}"));
+        let boot = Boot { cpus, then, ..Boot::of(image.clone()) };
         let guest = boot.build();
         for _ in 0..times() {
             boot.check(&guest, &Outcome::Reset);
@@ -136,8 +142,25 @@ fn guest(test: &str, name: &str) -> Option<PathBuf> {
         println!("skipped: {test}: its package could not be had");
         return None;
     }
-    println!("{test}: on {}", vmm_core::host::probe().kvm);
+    match backend().as_str() {
+        "kvm" => println!("{test}: on {}", host::probe().kvm),
+        name => println!("{test}: on {name}"),
+    }
     Some(image)
+}
+
+/// The name of what runs the guests.
+fn backend() -> String {
+    env::var("VMM_BACKEND").unwrap_or_else(|_| "kvm".to_owned())
+}
+
+fn hypervisor() -> Choice {
+    host::named(&backend()).expect("it was asked for")
+}
+
+/// How many vCPUs a guest can have.
+fn most_vcpus() -> u32 {
+    if backend() == "kvm" { u32::MAX } else { hypervisor().hypervisor().caps().max_vcpus }
 }
 
 fn times() -> u32 {
@@ -176,20 +199,24 @@ impl Boot {
     fn check(&self, guest: &Guest, outcome: &Outcome) {
         let said = guest.run_until("no such thing", outcome);
         let (facts, told): (Vec<_>, Vec<_>) = said.facts().unzip();
-        // The lab runs the same kernel.
-        let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
         let expected = [
-            format!("running Linux {}", release.trim()),
             format!("processors {}", self.cpus),
             format!("memory {}", self.memory - NOT_RAM),
             "digest f6351f5ead9a700e34275480b3856ea738122a7c57bdeb744a631251c069587a".to_owned(),
             "sum 5050".to_owned(),
         ];
-        let [work @ .., date] = &facts[..] else { panic!("it did nothing:\n{}", said.text) };
+        let [kernel, work @ .., date] = &facts[..] else {
+            panic!("it did nothing:\n{}", said.text)
+        };
+        let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+        // The lab runs the same kernel.
+        let release = if backend() == "kvm" { release.trim() } else { "" };
+        assert!(kernel.starts_with(&format!("running Linux {release}")), "{kernel}");
         assert_eq!(work, expected, "{}", said.text);
         let date: u64 = date.strip_prefix("date ").and_then(|date| date.parse().ok()).unwrap();
         let here = told.last().unwrap().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
-        assert!(date.abs_diff(here) <= 2, "the guest's date is {date}, the host's {here}");
+        // A busy host may take its time from the guest's look at its clock to the end of the line.
+        assert!(date.abs_diff(here) <= 60, "the guest's date is {date}, the host's {here}");
     }
 }
 
@@ -203,7 +230,7 @@ impl Guest {
     fn build(loader: impl Loader + 'static, cpus: u32, memory: u64) -> Self {
         let console = Console::default();
         let machine = Machine::builder()
-            .hypervisor(Kvm::open().expect("the lab has a KVM"))
+            .hypervisor(hypervisor())
             .memory(memory)
             .vcpus(cpus)
             .boot(loader)
