@@ -42,7 +42,7 @@ fn limits(kind: KvmKind) -> &'static [Limit] {
 }
 
 /// What of the software CPU is not built.
-const SOFT: &[Limit] = &[Limit::OtherModes, Limit::SeveralVcpus];
+const SOFT: &[Limit] = &[Limit::SeveralVcpus];
 
 /// Bodies watch their guests; this is for a back end that a kick does not bring back.
 const HUNG: Duration = Duration::from_secs(600);

@@ -65,6 +65,10 @@ impl Core {
     #[cold]
     #[inline(never)]
     fn load_slow<D: Datum>(&mut self, linear: u64, world: &World<'_>) -> Result<D, Stop> {
+        let within = self.within(linear);
+        if within != linear {
+            return self.load(within, world);
+        }
         self.align::<D>(linear)?;
         let span = self.span(linear, D::BYTES as usize, Access::Read, world)?;
         Ok(D::from_bytes(self.read_span(&span, world)))
@@ -93,6 +97,10 @@ impl Core {
         value: D,
         world: &World<'_>,
     ) -> Result<(), Stop> {
+        let within = self.within(linear);
+        if within != linear {
+            return self.store(within, value, world);
+        }
         self.align::<D>(linear)?;
         let span = self.span(linear, D::BYTES as usize, Access::Write, world)?;
         self.write_span(&span, value.to_bytes(), world)
@@ -124,6 +132,7 @@ impl Core {
         world: &World<'_>,
         change: impl FnOnce(W) -> W,
     ) -> Result<(W, W), Stop> {
+        let linear = self.within(linear);
         let entry = self.tlb.entry(linear);
         if entry.stores_unaligned::<W>(linear)
             && let Some(old) = entry.load_unaligned(linear)
@@ -169,6 +178,7 @@ impl Core {
         world: &World<'_>,
         change: impl Fn(D) -> D,
     ) -> Result<(D, D), Stop> {
+        let linear = self.within(linear);
         self.align::<D>(linear)?;
         let span = self.span(linear, D::BYTES as usize, Access::Write, world)?;
         loop {
@@ -255,6 +265,7 @@ impl Core {
         access: Access,
         world: &World<'a>,
     ) -> Result<Span<'a>, Stop> {
+        let linear = self.within(linear);
         let offset = linear & OFFSET;
         let split = len.min((PAGE_SIZE - offset) as usize);
         if split < len && !is_canonical(linear.wrapping_add(len as u64 - 1)) {
@@ -262,7 +273,7 @@ impl Core {
         }
         let first = self.place(linear, access, world)?;
         let second = if split < len {
-            self.place(linear.wrapping_add(split as u64), access, world)?
+            self.place(self.within(linear.wrapping_add(split as u64)), access, world)?
         } else {
             first
         };

@@ -31,8 +31,13 @@ pub(crate) struct Core {
     pub(crate) flags: Flags,
     /// RFLAGS without what `flags` holds.
     pub(crate) other_flags: u64,
-    /// Where the next block begins; inside a block it is behind, see [`Op::offset`](crate::op::Op).
+    /// The linear address where the next block begins; inside a block it is behind, see
+    /// [`Op::offset`](crate::op::Op).
     pub(crate) rip: u64,
+    /// The base of the code segment; 0 in 64-bit code.
+    pub(crate) code_base: u64,
+    /// The last offset in the code segment; any is in 64-bit code.
+    pub(crate) code_limit: u64,
     /// Counts what makes remembered jumps void; its low bits are the [mode](Self::mode).
     pub(crate) stamp: u64,
     pub(crate) tlb: Tlb,
@@ -48,6 +53,8 @@ pub(crate) struct Core {
     pub(crate) leave: bool,
     /// To be delivered, after [`Stop::Fault`](crate::op::Stop).
     pub(crate) fault: Option<Exception>,
+    /// What is not built and would be needed, after [`Stop::Refuse`](crate::op::Stop).
+    pub(crate) refused: Option<&'static str>,
     /// What CR2 becomes if `fault` is a page fault.
     pub(crate) fault_address: u64,
     /// The code that the current instruction has overwritten: page, offset, length.
@@ -72,6 +79,8 @@ impl Core {
             flags,
             other_flags: 2,
             rip: 0,
+            code_base: 0,
+            code_limit: u64::MAX,
             stamp: 0,
             tlb: Tlb::new(),
             generation: None,
@@ -82,6 +91,7 @@ impl Core {
             careful: false,
             leave: false,
             fault: None,
+            refused: None,
             fault_address: 0,
             overwritten: Vec::with_capacity(8),
             instructions: 0,
@@ -119,10 +129,7 @@ impl Core {
         self.stamp as u32 & ((1 << MODE_BITS) - 1)
     }
 
-    /// To be called when something that modes tell apart has changed.
-    pub(crate) fn refresh_mode(&mut self) {
-        let mode = self.system.mode();
-        self.tlb.set_user(self.system.cpl == 3);
+    pub(crate) fn set_mode(&mut self, mode: u16) {
         self.stamp = self.stamp & !((1 << MODE_BITS) - 1) | u64::from(mode);
     }
 

@@ -18,6 +18,7 @@ use crate::{
     op::{Op, Stop},
     ram::{OFFSET, PAGE_SIZE, Ram},
     regs::PAGE,
+    system::mode,
     time::Tsc,
 };
 
@@ -65,6 +66,8 @@ pub enum Exit {
     Step,
     /// An exception while a double fault was delivered: a processor would shut down.
     TripleFault,
+    /// The next instruction, or an exception of it, needs what is not built: this.
+    Unsupported(&'static str),
 }
 
 /// One CPU.
@@ -214,7 +217,7 @@ impl Cpu {
         if self.core.is_signalled() {
             let taken = self.core.take_signal(world);
             self.forget_overwritten(world);
-            return (!taken).then_some(Exit::TripleFault);
+            return if taken { self.refused(None) } else { Some(Exit::TripleFault) };
         }
         None
     }
@@ -235,6 +238,7 @@ impl Cpu {
             Stop::Fault => self.deliver(Some(self.code.ops[at]), world),
             Stop::Halt => Some(Exit::Halted),
             Stop::Jump | Stop::Leave => None,
+            Stop::Refuse => self.refused(Some(self.code.ops[at])),
         }
     }
 
@@ -255,7 +259,7 @@ impl Cpu {
                 at += 1;
             }
             if stop != Stop::Jump {
-                let undone = matches!(stop, Stop::Careful | Stop::Fault);
+                let undone = matches!(stop, Stop::Careful | Stop::Fault | Stop::Refuse);
                 let done = code.ops.get(at).map_or(0, |op| op.ordinal);
                 core.instructions += u64::from(done) + u64::from(!undone);
                 return (stop, at);
@@ -300,11 +304,13 @@ impl Cpu {
         let mut own = ops.iter().take_while(|op| op.ordinal == first.ordinal);
         let stop = own.find_map(|op| (op.exec)(core, op, world).err().map(|stop| (stop, *op)));
         core.careful = false;
-        core.instructions += u64::from(stop.is_none_or(|(stop, _)| stop != Stop::Fault));
+        let undone = stop.is_some_and(|(stop, _)| matches!(stop, Stop::Fault | Stop::Refuse));
+        core.instructions += u64::from(!undone);
         self.forget_overwritten(world);
         match stop {
             Some((Stop::Fault, op)) => self.deliver(Some(op), world),
             Some((Stop::Halt, _)) => Some(Exit::Halted),
+            Some((Stop::Refuse, op)) => self.refused(Some(op)),
             _ => None,
         }
     }
@@ -317,7 +323,15 @@ impl Cpu {
         let stack = op.is_some_and(|op| op.scale & Op::STACK != 0);
         let delivered = self.core.deliver(stack, world);
         self.forget_overwritten(world);
-        if delivered { None } else { Some(Exit::TripleFault) }
+        if delivered { self.refused(None) } else { Some(Exit::TripleFault) }
+    }
+
+    /// Comes back before an operation, or where it is, if something was refused.
+    fn refused(&mut self, op: Option<Op>) -> Option<Exit> {
+        if let Some(op) = op {
+            self.core.rip = self.core.regs[PAGE].wrapping_add(u64::from(op.offset));
+        }
+        self.core.refused.take().map(Exit::Unsupported)
     }
 
     /// The exception after an instruction that was executed with TF set.
@@ -339,6 +353,10 @@ impl Cpu {
     /// The block at RIP, decoded if need be.
     fn next(&mut self, world: &World<'_>) -> Result<Next, Stop> {
         let (rip, mode) = (self.core.rip, self.core.mode());
+        if mode & mode::SEGMENTED != 0 && self.core.code_room() < BLOCK_BYTES as u64 {
+            self.decode_one(world)?;
+            return Ok(Next::Once);
+        }
         let known = self.core.tlb.entry(rip).code(rip);
         let run = match known.and_then(|page| self.code.find(page + (rip & OFFSET), mode)) {
             Some(run) => run,
@@ -358,6 +376,7 @@ impl Cpu {
     /// Finds the block at RIP where the TLB does not know the page, or decodes it. `None` if there
     /// is none to keep: its first instruction is on two pages, not in RAM, or being written.
     fn decode_block(&mut self, world: &World<'_>) -> Result<Option<Run>, Stop> {
+        self.core.rip = self.core.within(self.core.rip);
         let (rip, mode) = (self.core.rip, self.core.mode());
         let page = self.core.fetch_page(rip, world)?;
         self.forget_overwritten(world);
@@ -402,11 +421,16 @@ impl Cpu {
     fn decode_one(&mut self, world: &World<'_>) -> Result<(), Stop> {
         /// The longest instruction (Intel SDM 2-2.3.11).
         const LONGEST: usize = 15;
-        let rip = self.core.rip;
+        let rip = self.core.within(self.core.rip);
+        self.core.rip = rip;
         let offset = rip & OFFSET;
+        let room = LONGEST.min(self.core.code_room() as usize);
+        if room == 0 {
+            return Err(self.core.general_protection(0));
+        }
         // Where there is no RAM, all ones are read.
         let mut bytes = [0xff; LONGEST];
-        let here = LONGEST.min((PAGE_SIZE - offset) as usize);
+        let here = room.min((PAGE_SIZE - offset) as usize);
         if let Some(page) = self.core.fetch_page(rip, world)? {
             page.read(offset, &mut bytes[..here]);
         }
@@ -414,15 +438,16 @@ impl Cpu {
         if self.decoder.one(&bytes[..here], offset, mode) {
             return Ok(());
         }
-        if here < LONGEST {
-            if let Some(page) = self.core.fetch_page(rip.wrapping_add(here as u64), world)? {
-                page.read(0, &mut bytes[here..]);
+        if here < room {
+            let next = self.core.within(rip.wrapping_add(here as u64));
+            if let Some(page) = self.core.fetch_page(next, world)? {
+                page.read(0, &mut bytes[here..room]);
             }
-            if self.decoder.one(&bytes, offset, mode) {
+            if self.decoder.one(&bytes[..room], offset, mode) {
                 return Ok(());
             }
         }
-        // Intel SDM 2-2.3.11: longer than any instruction may be.
+        // Intel SDM 2-2.3.11: longer than any instruction may be, or than the segment.
         Err(self.core.general_protection(0))
     }
 }

@@ -39,9 +39,9 @@ const fn bits<const N: usize>(set: [u32; N]) -> u32 {
     word
 }
 
-/// Function 1, EDX: FPU, DE, PSE, TSC, MSR, PAE, CX8, MTRR, PGE, CMOV, PAT, PSE-36, CLFSH, MMX,
+/// Function 1, EDX: FPU, DE, PSE, TSC, MSR, PAE, CX8, SEP, MTRR, PGE, CMOV, PAT, PSE-36, CLFSH, MMX,
 /// FXSR, SSE, SSE2.
-const BASIC_EDX: u32 = bits([0, 2, 3, 4, 5, 6, 8, 12, 13, 15, 16, 17, 19, 23, 24, 25, 26]);
+const BASIC_EDX: u32 = bits([0, 2, 3, 4, 5, 6, 8, 11, 12, 13, 15, 16, 17, 19, 23, 24, 25, 26]);
 /// Function 1, ECX: SSE3, SSSE3, CMPXCHG16B, SSE4.1, SSE4.2, MOVBE, POPCNT, XSAVE, RDRAND,
 /// HYPERVISOR.
 const BASIC_ECX: u32 = bits([0, 9, 13, 19, 20, 22, 23, 26, 30, 31]);
@@ -50,8 +50,8 @@ const APIC_EDX: u32 = bits([9]);
 const APIC_ECX: u32 = bits([21, 24]);
 /// Function 1, ECX, as CR4.OSXSAVE has it.
 const OSXSAVE: u32 = 1 << 27;
-/// Function 7, EBX: FSGSBASE, BMI1, SMEP, BMI2, ERMS, RDSEED, ADX, CLFLUSHOPT, CLWB.
-const EXTENDED_EBX: u32 = bits([0, 3, 7, 8, 9, 18, 19, 23, 24]);
+/// Function 7, EBX: FSGSBASE, BMI1, SMEP, BMI2, ERMS, RDSEED, ADX, SMAP, CLFLUSHOPT, CLWB.
+const EXTENDED_EBX: u32 = bits([0, 3, 7, 8, 9, 18, 19, 20, 23, 24]);
 /// Function 7, ECX: RDPID.
 const EXTENDED_ECX: u32 = bits([22]);
 /// Function 7, EDX: FSRM.

@@ -11,7 +11,8 @@ use crate::{
     isa,
     op::{Exec, Op},
     ram::{OFFSET, PAGE_SIZE},
-    regs::{BASES, FS_BASE, GS_BASE, NONE, PAGE, TEMP},
+    regs::{BASES, PAGE},
+    system::mode,
     word::HIGH,
 };
 
@@ -66,7 +67,8 @@ impl Decoder {
     fn decode(&mut self, bytes: &[u8], offset: u64, mode: u32, most: u8) -> Block {
         self.ops.clear();
         self.facts.clear();
-        let mut decoder = iced_x86::Decoder::with_ip(64, bytes, offset, DecoderOptions::AMD);
+        let mut decoder =
+            iced_x86::Decoder::with_ip(bits(mode), bytes, offset, DecoderOptions::AMD);
         let mut instruction = Instruction::default();
         let mut ends = false;
         let mut last = Op::bare(isa::go_on);
@@ -144,6 +146,15 @@ impl Decoder {
 fn is_invalid(i: &Instruction) -> bool {
     let undefined = matches!(i.mnemonic(), Mnemonic::Ud0 | Mnemonic::Ud1 | Mnemonic::Ud2);
     undefined || i.code() == Code::INVALID
+}
+
+/// The size of code in bits.
+fn bits(mode: u32) -> u32 {
+    match mode & (mode::CODE_32 | mode::CODE_16) {
+        0 => 64,
+        mode::CODE_32 => 32,
+        _ => 16,
+    }
 }
 
 /// The kinds of an instruction's first two operands.
@@ -228,60 +239,6 @@ impl Lowering<'_> {
             OpKind::Register => self.instruction.op_register(n).size(),
             _ => self.instruction.memory_size().size(),
         }
-    }
-
-    /// Sets the address of the memory operand; an operation before works it out if one sum does not
-    /// say it.
-    pub(crate) fn address(&mut self, op: &mut Op) {
-        self.address_plus(op, self.segment(), NONE, 0);
-    }
-
-    /// The register with the base of the memory operand's segment, if it has one.
-    pub(crate) fn segment(&self) -> u8 {
-        match self.instruction.memory_segment() {
-            Register::FS => FS_BASE,
-            Register::GS => GS_BASE,
-            _ => NONE,
-        }
-    }
-
-    /// As [`address`](Self::address) in this segment, with a register and a number added inside of
-    /// it.
-    pub(crate) fn address_plus(&mut self, op: &mut Op, segment: u8, register: u8, number: u64) {
-        let i = self.instruction;
-        let base = i.memory_base();
-        if segment == NONE && matches!(base.full_register(), Register::RSP | Register::RBP) {
-            op.scale |= Op::STACK;
-        }
-        // A displacement alone tells its width itself.
-        let alone = base == Register::None && i.memory_displ_size() == 4;
-        let short = alone || base.size() == 4 || i.memory_index().size() == 4;
-        let mut fields = [
-            if base == Register::None { NONE } else { field_of(base) },
-            if i.memory_index() == Register::None { NONE } else { field_of(i.memory_index()) },
-        ];
-        let scale = i.memory_index_scale().trailing_zeros() as u8;
-        let disp = i.memory_displacement64().wrapping_add(number);
-        let fits = i32::try_from(disp.cast_signed()).ok().filter(|_| !short && register == NONE);
-        // The segment's base can take the place of an operand that is not there.
-        let mut left = segment;
-        if fits.is_some() {
-            for field in fields.iter_mut().filter(|field| **field == NONE) {
-                *field = std::mem::replace(&mut left, NONE);
-            }
-        }
-        let [base, index] = fields;
-        if left == NONE
-            && let Some(disp) = fits
-        {
-            (op.base, op.index, op.disp) = (base, index, disp);
-            op.scale |= scale;
-            return;
-        }
-        let exec = if short { isa::short_address } else { isa::long_address };
-        let before = Op { src: register, third: segment, imm: disp, ..self.bare(exec) };
-        self.push_before(Op { base, index, scale, ..before });
-        op.base = TEMP;
     }
 
     /// Adds an operation that comes before the one that does the instruction: it always comes to

@@ -2,13 +2,14 @@
 
 use crate::{
     core::{Core, World},
-    flags::{IF, NT, RF, TF},
+    flags::{AC, IF, NT, RF, TF},
     op::Stop,
     paging::is_canonical,
     regs::RSP,
     segment::{error_code, is_null},
-    state::Segment,
+    state::{Segment, rights},
     system::{CS, SS},
+    tlb::View,
 };
 
 /// The vectors of the exceptions that instructions raise (Intel SDM 3, table 6-1).
@@ -17,6 +18,7 @@ use crate::{
 pub(crate) enum Vector {
     Divide = 0,
     Debug = 1,
+    Bounds = 5,
     InvalidOpcode = 6,
     DeviceNotAvailable = 7,
     DoubleFault = 8,
@@ -69,6 +71,13 @@ impl Core {
         self.raise(Exception::with_code(Vector::GeneralProtection, code))
     }
 
+    /// The run ends here, by something that is not built.
+    #[cold]
+    pub(crate) fn refuse(&mut self, what: &'static str) -> Stop {
+        self.refused = Some(what);
+        Stop::Refuse
+    }
+
     /// #UD.
     #[cold]
     pub(crate) fn invalid_opcode(&mut self) -> Stop {
@@ -94,6 +103,31 @@ struct Gate {
     ist: u64,
     /// IF is cleared.
     masks: bool,
+    /// The size in bytes of what is pushed.
+    width: u64,
+}
+
+/// A stack that a frame is pushed onto.
+pub(crate) struct Target {
+    /// `None` in long mode.
+    pub(crate) segment: Option<Segment>,
+    pub(crate) pointer: u64,
+}
+
+impl Target {
+    /// The pointer so many bytes below another one.
+    fn below(&self, pointer: u64, bytes: u64) -> u64 {
+        let mask = match self.segment {
+            None => u64::MAX,
+            Some(segment) if segment.is(rights::BIG) => u32::MAX.into(),
+            Some(_) => 0xffff,
+        };
+        pointer.wrapping_sub(bytes) & mask
+    }
+
+    fn error_code(&self) -> u32 {
+        self.segment.map_or(0, |segment| error_code(segment.selector))
+    }
 }
 
 /// In an error code: it names a descriptor of the IDT.
@@ -104,6 +138,10 @@ const EXTERNAL: u32 = 1 << 0;
 /// Where the 64-bit TSS has RSP0 and IST1 (Intel SDM 3, figure 7-11).
 const TSS_RSP0: u64 = 4;
 const TSS_IST1: u64 = 36;
+/// Types of the gates there are; a gate of 16 bits has 8 less.
+const TASK_GATE: u64 = 5;
+const INTERRUPT_GATE: u64 = 14;
+const TRAP_GATE: u64 = 15;
 
 impl Exception {
     /// What it is, now that it is known whether the stack's address was meant.
@@ -151,6 +189,7 @@ impl Core {
             if self.transfer(&exception.event(self.rflags()), world).is_ok() {
                 break;
             }
+            // Nothing to be delivered: it was refused.
             let Some(next) = self.fault.take() else { break };
             fault = exception.with(next);
             if fault.is_none() {
@@ -201,70 +240,146 @@ impl Core {
     }
 
     fn enter_handler(&mut self, event: &Event, world: &World<'_>) -> Result<(), Stop> {
+        if self.system.is_real() {
+            return self.enter_real_handler(event, world);
+        }
         let gate = self.gate(event, world)?;
         let code = self.handler_segment(gate.selector, world)?;
         let old = self.system.cpl;
         let cpl = if code.is_conforming() { old } else { code.dpl() };
-        let stack = match gate.ist {
-            0 if cpl == old => self.regs[RSP],
-            0 => self.task_word(TSS_RSP0 + 8 * u64::from(cpl), world)?,
-            n => self.task_word(TSS_IST1 + 8 * (n - 1), world)?,
-        };
-        if !is_canonical(gate.offset) {
-            return Err(self.general_protection(0));
-        }
-        let frame = [
-            u64::from(self.segment(SS).selector),
-            self.regs[RSP],
-            event.flags,
-            u64::from(self.segment(CS).selector),
-            self.rip,
-        ];
-        let mut top = stack & !15;
-        self.tlb.set_user(cpl == 3);
-        for word in frame.into_iter().chain(event.code.map(u64::from)) {
-            top = top.wrapping_sub(8);
-            if let Err(stop) = self.store(top, word, world) {
-                self.fault = self.fault.map(|fault| fault.resolved(true));
-                return Err(stop);
-            }
-        }
-        self.regs[RSP] = top;
-        self.rip = gate.offset;
-        self.set_segment(CS, Segment { selector: gate.selector & !3 | u16::from(cpl), ..code });
+        let stack = self.handler_stack(&gate, cpl, world)?;
+        self.check_pointer(&code, gate.offset)?;
+        let before = [u64::from(self.segment(SS).selector), self.regs[RSP]];
+        let long = self.system.is_long();
+        let before = before.into_iter().filter(|_| long || cpl != old);
+        let back = [event.flags, self.segment(CS).selector.into(), self.instruction_pointer()];
+        let frame = before.chain(back).chain(event.code.map(u64::from));
+        let top = self.push_frame(&stack, cpl, (frame, gate.width), world)?;
         if cpl != old {
-            self.set_segment(SS, Segment::null_stack(cpl));
+            self.set_segment(SS, stack.segment.unwrap_or(Segment::null_stack(cpl)));
         }
-        self.system.cpl = cpl;
+        let selector = gate.selector & !3 | u16::from(cpl);
+        self.go_to(Segment { selector, ..code }, gate.offset, cpl);
+        self.set_stack_pointer(top);
         let cleared = TF | NT | RF | if gate.masks { IF } else { 0 };
         self.other_flags &= !cleared;
         Ok(())
     }
 
+    /// By real mode's table of far pointers (Intel SDM 3-20.1.4).
+    fn enter_real_handler(&mut self, event: &Event, world: &World<'_>) -> Result<(), Stop> {
+        let offset = u64::from(event.vector) * 4;
+        if offset + 3 > u64::from(self.system.idtr.limit) {
+            return Err(self.general_protection(u32::from(event.vector) << 3 | IN_IDT));
+        }
+        let at = self.system.idtr.base.wrapping_add(offset);
+        let pointer = self.as_system(|core| core.load::<u32>(at, world))?;
+        let stack = Target { segment: Some(self.segment(SS)), pointer: self.regs[RSP] };
+        let flags = event.flags & !RF;
+        let frame = [flags, self.segment(CS).selector.into(), self.instruction_pointer()];
+        let top = self.push_frame(&stack, 0, (frame.into_iter(), 2), world)?;
+        self.set_stack_pointer(top);
+        self.load_real(CS, (pointer >> 16) as u16);
+        let code = self.segment(CS);
+        self.go_to(code, u64::from(pointer & 0xffff), 0);
+        self.other_flags &= !(IF | TF | AC | RF);
+        Ok(())
+    }
+
+    /// Where the frame of a handler at `cpl` goes.
+    fn handler_stack(&mut self, gate: &Gate, cpl: u8, world: &World<'_>) -> Result<Target, Stop> {
+        let same = cpl == self.system.cpl;
+        if !self.system.is_long() {
+            return match same {
+                true => Ok(Target { segment: Some(self.segment(SS)), pointer: self.regs[RSP] }),
+                false => self.task_stack(cpl, world),
+            };
+        }
+        let pointer = match gate.ist {
+            0 if same => self.regs[RSP],
+            0 => self.long_stack(cpl, world)?.pointer,
+            n => self.task_word(TSS_IST1 + 8 * (n - 1), world)?,
+        };
+        Ok(Target { segment: None, pointer: pointer & !15 })
+    }
+
+    /// Pushes words of `width` bytes with the rights of `cpl`; returns the pointer then.
+    pub(crate) fn push_frame(
+        &mut self,
+        stack: &Target,
+        cpl: u8,
+        (words, width): (impl Iterator<Item = u64>, u64),
+        world: &World<'_>,
+    ) -> Result<u64, Stop> {
+        let before = self.tlb.view();
+        let short = !self.system.is_long();
+        self.tlb.set_view(View { user: cpl == 3, short, ..before });
+        let mut top = stack.pointer;
+        for word in words {
+            top = stack.below(top, width);
+            let at = match stack.segment {
+                None => Some(top),
+                Some(segment) => segment.reach(top, width, true),
+            };
+            let stored = match (at, width) {
+                (None, _) => {
+                    let code = if cpl == self.system.cpl { 0 } else { stack.error_code() };
+                    Err(self.raise(Exception::with_code(Vector::Stack, code)))
+                }
+                (Some(at), 2) => self.store(at, word as u16, world),
+                (Some(at), 4) => self.store(at, word as u32, world),
+                (Some(at), _) => self.store(at, word, world),
+            };
+            if let Err(stop) = stored {
+                self.fault = self.fault.map(|fault| fault.resolved(true));
+                self.tlb.set_view(before);
+                return Err(stop);
+            }
+        }
+        self.tlb.set_view(before);
+        Ok(top)
+    }
+
     /// The gate of an event.
     fn gate(&mut self, event: &Event, world: &World<'_>) -> Result<Gate, Stop> {
-        /// Types of the gates there are in long mode.
-        const INTERRUPT: u64 = 14;
-        const TRAP: u64 = 15;
         let code = u32::from(event.vector) << 3 | IN_IDT;
-        let offset = u64::from(event.vector) * 16;
-        if offset + 15 > u64::from(self.system.idtr.limit) {
+        let long = self.system.is_long();
+        let size = if long { 16 } else { 8 };
+        let offset = u64::from(event.vector) * size;
+        if offset + size - 1 > u64::from(self.system.idtr.limit) {
             return Err(self.general_protection(code));
         }
         let at = self.system.idtr.base.wrapping_add(offset);
-        let [low, high] = self.as_system(|core| core.load_table::<2>(at, world))?;
+        let [low, high] = self.as_system(|core| {
+            let low = core.load(at, world)?;
+            Ok([low, if long { core.load(at.wrapping_add(8), world)? } else { 0 }])
+        })?;
         let (kind, dpl) = (low >> 40 & 31, (low >> 45) as u8 & 3);
-        if !matches!(kind, INTERRUPT | TRAP) || event.software && dpl < self.system.cpl {
+        let wide = matches!(kind, INTERRUPT_GATE | TRAP_GATE);
+        let narrow = matches!(kind | 8, INTERRUPT_GATE | TRAP_GATE) && !wide;
+        let known = wide || !long && (narrow || kind == TASK_GATE);
+        if !known || event.software && dpl < self.system.cpl {
             return Err(self.general_protection(code));
         }
         if low >> 47 & 1 == 0 {
             return Err(self.raise(Exception::with_code(Vector::SegmentNotPresent, code)));
         }
+        if kind == TASK_GATE {
+            return Err(self.refuse("task switch by hardware, through a gate"));
+        }
+        let middle = if wide { low >> 32 & 0xffff_0000 } else { 0 };
         Ok(Gate {
             selector: (low >> 16) as u16,
-            offset: low & 0xffff | low >> 32 & 0xffff_0000 | high << 32,
-            ist: low >> 32 & 7,
-            masks: kind == INTERRUPT,
+            offset: low & 0xffff | middle | high << 32,
+            ist: if long { low >> 32 & 7 } else { 0 },
+            masks: kind | 8 == INTERRUPT_GATE,
+            width: if long {
+                8
+            } else if wide {
+                4
+            } else {
+                2
+            },
         })
     }
 
@@ -274,7 +389,8 @@ impl Core {
             return Err(self.general_protection(0));
         }
         let mut segment = self.describe(selector, world)?;
-        if !segment.is_code64() || segment.dpl() > self.system.cpl {
+        let fits = segment.is_code64() || !self.system.is_long();
+        if !fits || !self.can_be_code(&segment) || segment.dpl() > self.system.cpl {
             return Err(self.general_protection(error_code(selector)));
         }
         if !segment.is_present() {
@@ -282,6 +398,34 @@ impl Core {
         }
         self.mark_accessed(&mut segment, world)?;
         Ok(segment)
+    }
+
+    /// The stack for the inner level `cpl` as the task-state segment outside long mode says (Intel
+    /// SDM 3, figures 7-2 and 7-10).
+    pub(crate) fn task_stack(&mut self, cpl: u8, world: &World<'_>) -> Result<Target, Stop> {
+        let Segment { selector, base, limit, rights } = self.system.tr;
+        let wide = rights & 8 != 0;
+        let size = if wide { 8 } else { 4 };
+        let offset = size / 2 + size * u64::from(cpl);
+        if offset + size - 1 > u64::from(limit) {
+            let code = error_code(selector);
+            return Err(self.raise(Exception::with_code(Vector::InvalidTss, code)));
+        }
+        let at = base.wrapping_add(offset);
+        let (pointer, stack) = self.as_system(|core| match wide {
+            true => core.load::<u64>(at, world).map(|both| (both & 0xffff_ffff, both >> 32)),
+            false => core
+                .load::<u32>(at, world)
+                .map(|both| ((both & 0xffff).into(), (both >> 16).into())),
+        })?;
+        let segment = self.stack_segment(stack as u16, cpl, (Vector::InvalidTss, false), world)?;
+        Ok(Target { segment: Some(segment), pointer })
+    }
+
+    /// The stack for the inner level `cpl` as the task-state segment of long mode says.
+    pub(crate) fn long_stack(&mut self, cpl: u8, world: &World<'_>) -> Result<Target, Stop> {
+        let pointer = self.task_word(TSS_RSP0 + 8 * u64::from(cpl), world)?;
+        Ok(Target { segment: None, pointer })
     }
 
     /// A stack pointer in the task-state segment.
@@ -296,19 +440,6 @@ impl Core {
             return Err(self.raise(Exception::with_code(Vector::Stack, 0)));
         }
         Ok(stack)
-    }
-
-    /// Words of a table.
-    pub(crate) fn load_table<const N: usize>(
-        &mut self,
-        at: u64,
-        world: &World<'_>,
-    ) -> Result<[u64; N], Stop> {
-        let mut words = [0; N];
-        for (word, n) in words.iter_mut().zip(0..) {
-            *word = self.load(at.wrapping_add(n * 8), world)?;
-        }
-        Ok(words)
     }
 }
 

@@ -17,12 +17,13 @@ pub(crate) const OF: u64 = 1 << 11;
 pub(crate) const IOPL: u64 = 3 << 12;
 pub(crate) const NT: u64 = 1 << 14;
 pub(crate) const RF: u64 = 1 << 16;
+pub(crate) const VM: u64 = 1 << 17;
 pub(crate) const AC: u64 = 1 << 18;
 pub(crate) const VIF: u64 = 1 << 19;
 pub(crate) const VIP: u64 = 1 << 20;
 pub(crate) const ID: u64 = 1 << 21;
 
-/// All of RFLAGS but VM, which 64-bit mode has not.
+/// All of RFLAGS but VM, which is not built.
 pub(crate) const ALL: u64 = STATUS | TF | IF | DF | IOPL | NT | RF | AC | VIF | VIP | ID;
 
 /// Those that [`Flags`] holds; the rest of RFLAGS lies in the CPU as it is.

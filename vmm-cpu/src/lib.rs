@@ -10,6 +10,7 @@
 //! to 5); where they differ, as AMD's.
 
 mod access;
+mod address;
 mod code;
 mod core;
 mod cpu;

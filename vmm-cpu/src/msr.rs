@@ -4,7 +4,7 @@ use crate::{
     core::Core,
     paging::{EFER_NXE, PHYSICAL_BITS, is_canonical},
     regs::{FS_BASE, GS_BASE},
-    system::{EFER_BITS, EFER_LMA, EFER_LME},
+    system::{CR0_PG, EFER_BITS, EFER_LMA, EFER_LME},
 };
 
 pub(crate) const TSC: u32 = 0x10;
@@ -99,8 +99,15 @@ pub(crate) struct Msrs {
     pub(crate) fmask: u64,
     pub(crate) kernel_gs_base: u64,
     pub(crate) tsc_aux: u64,
-    cstar: u64,
+    pub(crate) cstar: u64,
     plain: [u64; PLAIN.len()],
+}
+
+impl Msrs {
+    /// SYSENTER_CS, SYSENTER_ESP, SYSENTER_EIP.
+    pub(crate) fn sysenter(&self) -> [u64; 3] {
+        [self.plain[0], self.plain[1], self.plain[2]]
+    }
 }
 
 impl Default for Msrs {
@@ -172,7 +179,8 @@ impl Core {
     fn write_efer(&mut self, value: u64) -> Option<()> {
         let old = self.system.efer;
         // LME cannot change while paging is on, LMA never by a write (Intel SDM 3-10.8.5).
-        if value & !EFER_BITS != 0 || (value ^ old) & EFER_LME != 0 {
+        let paging = self.system.cr0 & CR0_PG != 0;
+        if value & !EFER_BITS != 0 || (value ^ old) & EFER_LME != 0 && paging {
             return None;
         }
         self.system.efer = value & !EFER_LMA | old & EFER_LMA;

@@ -20,6 +20,8 @@ pub(crate) enum Stop {
     Halt,
     /// Done, and RIP says where to go on.
     Jump,
+    /// Something that is not built, in [`Core::refused`]; nothing of the instruction was done.
+    Refuse,
     /// Done but for what is asked in [`Core::leave`] or changed in what blocks depend on: RIP is at
     /// the next instruction.
     Leave,

@@ -6,6 +6,7 @@ use crate::{
     exception::{Exception, Vector},
     op::Stop,
     ram::{Lent, PAGE_SIZE},
+    system::{CR0_PG, CR4_PAE, CR4_PSE},
 };
 
 /// What an access wants.
@@ -30,6 +31,8 @@ const NO_EXECUTE: u64 = 1 << 63;
 const ADDRESS: u64 = (1 << PHYSICAL_BITS) - PAGE_SIZE;
 /// Between the physical addresses and the bits that software may use.
 const TOO_HIGH: u64 = (1 << 52) - (1 << PHYSICAL_BITS);
+/// Free for software in long mode, reserved in PAE.
+const IGNORED: u64 = (1 << 63) - (1 << 52);
 
 /// Bits of a page fault's error code (Intel SDM 3-4.7).
 mod code {
@@ -42,16 +45,37 @@ mod code {
 
 pub(crate) const CR0_WP: u64 = 1 << 16;
 pub(crate) const CR4_SMEP: u64 = 1 << 20;
+pub(crate) const CR4_SMAP: u64 = 1 << 21;
 pub(crate) const EFER_NXE: u64 = 1 << 11;
 
-const LEVELS: usize = 4;
+/// A way of paging.
+struct Paging {
+    levels: u32,
+    /// How many bits of an address number an entry of a table.
+    bits: u32,
+    /// Entries have 8 bytes, else 4.
+    wide: bool,
+    /// The highest level at which an entry can be that of a page; 0 is the lowest.
+    largest: u32,
+}
+
+const LONG: Paging = Paging { levels: 4, bits: 9, wide: true, largest: 2 };
+const PAE: Paging = Paging { levels: 3, bits: 9, wide: true, largest: 1 };
+/// Of 32 bits, with or without CR4.PSE.
+const NARROW: [Paging; 2] = [
+    Paging { levels: 2, bits: 10, wide: false, largest: 0 },
+    Paging { levels: 2, bits: 10, wide: false, largest: 1 },
+];
 
 /// What the tables say of a page.
 struct Leaf {
     physical: u64,
-    /// The entries used, from the root on, and where they lie.
-    path: [(u64, u64); LEVELS],
+    /// The entries used that have accessed bits, from the root on, and where they lie.
+    path: [(u64, u64); 4],
     depth: usize,
+    wide: bool,
+    /// It is larger than 4 KiB.
+    large: bool,
     /// The AND of the paths' rights, NX as its opposite.
     rights: u64,
 }
@@ -62,13 +86,16 @@ pub(crate) fn is_canonical(linear: u64) -> bool {
 }
 
 impl Core {
-    /// The physical address behind a canonical linear one; marks the tables' entries as used.
+    /// The physical address behind a linear one, canonical or short; marks the tables' entries as used.
     pub(crate) fn walk(
         &mut self,
         linear: u64,
         access: Access,
         world: &World<'_>,
     ) -> Result<u64, Stop> {
+        if self.system.cr0 & CR0_PG == 0 {
+            return Ok(linear);
+        }
         loop {
             let leaf = self.look_up(linear, access, world)?;
             if !self.allows(leaf.rights, access) {
@@ -76,7 +103,7 @@ impl Core {
             }
             self.forget_code(&leaf, access, world)?;
             if self.mark(&leaf, access, world) {
-                if leaf.depth < LEVELS {
+                if leaf.large {
                     self.tlb.holds_large();
                 }
                 return Ok(leaf.physical);
@@ -85,55 +112,90 @@ impl Core {
         }
     }
 
+    fn paging(&self) -> &'static Paging {
+        match (self.system.is_long(), self.system.cr4 & CR4_PAE != 0) {
+            (true, _) => &LONG,
+            (false, true) => &PAE,
+            (false, false) => &NARROW[usize::from(self.system.cr4 & CR4_PSE != 0)],
+        }
+    }
+
     fn look_up(&mut self, linear: u64, access: Access, world: &World<'_>) -> Result<Leaf, Stop> {
+        let paging = self.paging();
         let mut leaf = Leaf {
             physical: 0,
-            path: [(0, 0); LEVELS],
+            path: [(0, 0); 4],
             depth: 0,
+            wide: paging.wide,
+            large: false,
             rights: WRITABLE | USER | NO_EXECUTE,
         };
-        let mut table = self.system.cr3 & ADDRESS;
-        for level in (0..4).rev() {
-            let shift = 12 + 9 * level;
-            let at = table + (linear >> shift & 511) * 8;
-            let entry = table_entry(at, world);
+        let mut table = self.root(paging);
+        for level in (0..paging.levels).rev() {
+            let shift = 12 + paging.bits * level;
+            let number = linear >> shift & ((1 << paging.bits) - 1);
+            let at = table + number * if paging.wide { 8 } else { 4 };
+            let entry = table_entry(at, paging.wide, world);
             if entry & PRESENT == 0 {
                 return Err(self.page_fault(linear, access, 0));
             }
-            let is_leaf = level == 0 || entry & LARGE != 0 && level < 3;
-            if entry & self.reserved(level, is_leaf) != 0 {
+            let is_leaf = level == 0 || entry & LARGE != 0 && level <= paging.largest;
+            if entry & self.reserved(paging, level, is_leaf) != 0 {
                 return Err(self.page_fault(linear, access, code::PROTECTION | code::RESERVED));
             }
-            leaf.path[leaf.depth] = (at, entry);
-            leaf.depth += 1;
-            leaf.rights &= entry ^ NO_EXECUTE;
+            // The four entries at the top of PAE have neither rights nor an accessed bit.
+            if level < 2 || paging.levels == LONG.levels {
+                leaf.path[leaf.depth] = (at, entry);
+                leaf.depth += 1;
+                leaf.rights &= entry ^ NO_EXECUTE;
+            }
             table = entry & ADDRESS;
             if is_leaf {
                 let within = (1 << shift) - 1;
-                leaf.physical = table & !within | linear & within;
+                leaf.large = level > 0;
+                leaf.physical = page_of(entry, paging, level) & !within | linear & within;
                 break;
             }
         }
         Ok(leaf)
     }
 
-    fn reserved(&self, level: u32, is_leaf: bool) -> u64 {
+    /// Where the first table is.
+    fn root(&self, paging: &Paging) -> u64 {
+        match paging.levels {
+            4 => self.system.cr3 & ADDRESS,
+            3 => self.system.cr3 & 0xffff_ffe0,
+            _ => self.system.cr3 & 0xffff_f000,
+        }
+    }
+
+    fn reserved(&self, paging: &Paging, level: u32, is_leaf: bool) -> u64 {
+        // Of the address of a page of 4 MiB, what bits 13 to 20 do not hold.
+        if !paging.wide {
+            return if is_leaf && level == 1 { 1 << 21 } else { 0 };
+        }
         let mut bits = TOO_HIGH;
         if self.system.efer & EFER_NXE == 0 {
             bits |= NO_EXECUTE;
         }
-        match level {
-            3 => bits |= LARGE,
+        match (paging.levels, level) {
+            (4, 3) => bits |= LARGE,
+            (3, 2) => bits |= NO_EXECUTE | IGNORED | 0x1e6,
             // The lowest bit of a large page's address is its PAT bit.
-            1 | 2 if is_leaf => bits |= (1 << (12 + 9 * level)) - (1 << 13),
+            (_, 1 | 2) if is_leaf => bits |= (1 << (12 + 9 * level)) - (1 << 13),
             _ => {}
         }
-        bits
+        bits | if paging.levels == 3 { IGNORED } else { 0 }
     }
 
     fn allows(&self, rights: u64, access: Access) -> bool {
         let user_page = rights & USER != 0;
-        if self.tlb.is_user() && !user_page {
+        let view = self.tlb.view();
+        if view.user && !user_page {
+            return false;
+        }
+        let smap = self.system.cr4 & CR4_SMAP != 0 && !view.user && !view.reaches;
+        if smap && user_page && access != Access::Fetch {
             return false;
         }
         match access {
@@ -161,7 +223,10 @@ impl Core {
                 return true;
             };
             world.ram.dirty(at / PAGE_SIZE);
-            page.compare_exchange(at % PAGE_SIZE, entry, new).is_ok()
+            match leaf.wide {
+                true => page.compare_exchange(at % PAGE_SIZE, entry, new).is_ok(),
+                false => page.compare_exchange(at % PAGE_SIZE, entry as u32, new as u32).is_ok(),
+            }
         })
     }
 
@@ -198,13 +263,26 @@ impl Core {
     }
 
     fn knows_fetches(&self) -> bool {
-        self.system.efer & EFER_NXE != 0 || self.system.cr4 & CR4_SMEP != 0
+        let execution = self.system.efer & EFER_NXE != 0 && self.system.cr4 & CR4_PAE != 0;
+        execution || self.system.cr4 & CR4_SMEP != 0
     }
 }
 
 /// A table outside RAM reads as all ones, like everything where nobody answers.
-fn table_entry(at: u64, world: &World<'_>) -> u64 {
-    Lent::from(world.ram, at).map_or(!0, |page| page.load(at % PAGE_SIZE))
+fn table_entry(at: u64, wide: bool, world: &World<'_>) -> u64 {
+    let Some(page) = Lent::from(world.ram, at) else {
+        return if wide { u64::MAX } else { u32::MAX.into() };
+    };
+    if wide { page.load(at % PAGE_SIZE) } else { page.load::<u32>(at % PAGE_SIZE).into() }
+}
+
+/// The physical address in the entry of a page.
+fn page_of(entry: u64, paging: &Paging, level: u32) -> u64 {
+    match (paging.wide, level) {
+        // Bits 32 to 39 of the address are in bits 13 to 20 (Intel SDM 3-4.3).
+        (false, 1) => entry & 0xffc0_0000 | (entry >> 13 & 0xff) << 32,
+        _ => entry & ADDRESS,
+    }
 }
 
 #[cfg(test)]
@@ -238,7 +316,7 @@ mod tests {
             let map = CodeMap::new();
             let world = World { ram: &self.ram, io: &Nobody, code_map: &map };
             let core = &mut self.cpu.core;
-            core.tlb.set_user(user);
+            core.tlb.set_view(crate::tlb::View { user, ..core.tlb.view() });
             core.walk(DATA + 5, access, &world).map_err(|_| {
                 assert_eq!(core.fault_address, DATA + 5);
                 core.fault.take().and_then(|fault| fault.code).unwrap()

@@ -4,8 +4,16 @@ use std::ops::{Index, IndexMut};
 
 /// The first 16 are RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8 to R15, as instructions number them.
 /// The rest let every address be one sum, whatever it is made of.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Regs([u64; 32]);
+
+impl Default for Regs {
+    fn default() -> Self {
+        let mut regs = [0; 32];
+        regs[usize::from(SIGN)] = 1 << 32;
+        Self(regs)
+    }
+}
 
 pub(crate) const RAX: u8 = 0;
 pub(crate) const RCX: u8 = 1;
@@ -27,6 +35,8 @@ pub(crate) const PAGE: u8 = 17;
 pub(crate) const TEMP: u8 = 18;
 /// What an operation before has loaded or worked out for the one that does the instruction.
 pub(crate) const VALUE: u8 = 25;
+/// Always 2 to the 32nd: what makes up for the sign extension of a displacement.
+pub(crate) const SIGN: u8 = 26;
 /// The bases of ES, CS, SS, DS, FS and GS.
 pub(crate) const BASES: u8 = 19;
 pub(crate) const FS_BASE: u8 = BASES + 4;

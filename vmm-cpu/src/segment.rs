@@ -5,8 +5,9 @@ use crate::{
     core::{Core, World},
     exception::{Exception, Vector},
     op::Stop,
+    paging::is_canonical,
     state::{Segment, Table, rights},
-    system::SS,
+    system::{CS, SS},
 };
 
 /// The part of a selector that error codes have: all but the RPL.
@@ -48,9 +49,13 @@ impl Core {
 
     /// The segment that `selector`, not null, names, as its descriptor of 8 bytes says.
     pub(crate) fn describe(&mut self, selector: u16, world: &World<'_>) -> Result<Segment, Stop> {
+        Ok(Segment::described(selector, self.descriptor(selector, world)?))
+    }
+
+    /// The first 8 bytes of the descriptor that `selector`, not null, names.
+    pub(crate) fn descriptor(&mut self, selector: u16, world: &World<'_>) -> Result<u64, Stop> {
         let at = self.descriptor_at(selector, 8)?;
-        let descriptor = self.as_system(|core| core.load::<u64>(at, world))?;
-        Ok(Segment::described(selector, descriptor))
+        self.as_system(|core| core.load(at, world))
     }
 
     /// Sets the accessed bit in the descriptor of a segment that is about to be loaded.
@@ -75,6 +80,10 @@ impl Core {
         selector: u16,
         world: &World<'_>,
     ) -> Result<(), Stop> {
+        if self.system.is_real() {
+            self.load_real(number, selector);
+            return Ok(());
+        }
         if is_null(selector) {
             self.set_segment(number, Segment { selector, ..Segment::null() });
             return Ok(());
@@ -92,31 +101,54 @@ impl Core {
         Ok(())
     }
 
+    /// As real mode does: the base is 16 times the selector. The rest stays as it is, a limit of
+    /// protected mode too; what cannot be used becomes data of 64 KiB.
+    pub(crate) fn load_real(&mut self, number: u8, selector: u16) {
+        let before = self.segment(number);
+        let base = u64::from(selector) << 4;
+        let usable = number == CS || before.is_writable() && !before.is(rights::UNUSABLE);
+        let (limit, rights) =
+            if usable { (before.limit, before.rights) } else { (0xffff, Segment::REAL) };
+        self.set_segment(number, Segment { selector, base, limit, rights });
+    }
+
     /// Loads SS for the current privilege level.
     pub(crate) fn load_stack(&mut self, selector: u16, world: &World<'_>) -> Result<(), Stop> {
-        let segment = self.stack_segment(selector, self.system.cpl, true, world)?;
+        if self.system.is_real() {
+            self.load_real(SS, selector);
+            return Ok(());
+        }
+        let long = self.system.is_64_bit();
+        let wrong = Vector::GeneralProtection;
+        let segment = self.stack_segment(selector, self.system.cpl, (wrong, long), world)?;
         self.set_segment(SS, segment);
         Ok(())
     }
 
-    /// The segment to be loaded into SS, for `cpl`; `long`: for 64-bit code, which can do without.
+    /// The segment to be loaded into SS, for `cpl`; the vector is that of the fault if it cannot be,
+    /// `long`: for 64-bit code, which can do without one.
     pub(crate) fn stack_segment(
         &mut self,
         selector: u16,
         cpl: u8,
-        long: bool,
+        (wrong, long): (Vector, bool),
         world: &World<'_>,
     ) -> Result<Segment, Stop> {
         let rpl = selector as u8 & 3;
         if is_null(selector) {
             if !long || cpl == 3 || rpl != cpl {
-                return Err(self.general_protection(0));
+                return Err(self.raise(Exception::with_code(wrong, 0)));
             }
             return Ok(Segment { selector, ..Segment::null_stack(cpl) });
         }
-        let mut segment = self.describe(selector, world)?;
+        let mut segment = match self.describe(selector, world) {
+            Err(Stop::Fault) if wrong == Vector::InvalidTss => {
+                return Err(self.fault_as_task(selector));
+            }
+            found => found?,
+        };
         if rpl != cpl || segment.dpl() != cpl || !segment.is_writable() {
-            return Err(self.general_protection(error_code(selector)));
+            return Err(self.raise(Exception::with_code(wrong, error_code(selector))));
         }
         if !segment.is_present() {
             return Err(self.raise(Exception::with_code(Vector::Stack, error_code(selector))));
@@ -125,8 +157,29 @@ impl Core {
         Ok(segment)
     }
 
-    /// The segment to be loaded into CS. Only 64-bit code is built: other segments are refused as
-    /// if they were no code.
+    /// The segment to be loaded into SS in a return to `cpl`, where `code` is.
+    pub(crate) fn return_stack(
+        &mut self,
+        selector: u16,
+        code: &Segment,
+        cpl: u8,
+        world: &World<'_>,
+    ) -> Result<Segment, Stop> {
+        let long = self.system.is_long() && code.is_code64();
+        self.stack_segment(selector, cpl, (Vector::GeneralProtection, long), world)
+    }
+
+    /// A selector of a task-state segment that is beyond its table is that segment's fault.
+    fn fault_as_task(&mut self, selector: u16) -> Stop {
+        if let Some(fault) = &mut self.fault
+            && fault.vector == Vector::GeneralProtection
+        {
+            *fault = Exception::with_code(Vector::InvalidTss, error_code(selector));
+        }
+        Stop::Fault
+    }
+
+    /// The segment to be loaded into CS.
     pub(crate) fn code_segment(
         &mut self,
         selector: u16,
@@ -136,7 +189,18 @@ impl Core {
         if is_null(selector) {
             return Err(self.general_protection(0));
         }
-        let mut segment = self.describe(selector, world)?;
+        let segment = self.describe(selector, world)?;
+        self.as_code(segment, into, world)
+    }
+
+    /// A segment that was described, to be loaded into CS.
+    pub(crate) fn as_code(
+        &mut self,
+        mut segment: Segment,
+        into: Into,
+        world: &World<'_>,
+    ) -> Result<Segment, Stop> {
+        let selector = segment.selector;
         let (rpl, cpl, dpl) = (selector as u8 & 3, self.system.cpl, segment.dpl());
         let privilege = match into {
             Into::Same if segment.is_conforming() => dpl <= cpl,
@@ -144,7 +208,7 @@ impl Core {
             Into::Back if segment.is_conforming() => rpl >= cpl && dpl <= rpl,
             Into::Back => rpl >= cpl && dpl == rpl,
         };
-        if !segment.is_code64() || !privilege {
+        if !self.can_be_code(&segment) || !privilege {
             return Err(self.general_protection(error_code(selector)));
         }
         if !segment.is_present() {
@@ -153,6 +217,30 @@ impl Core {
         self.mark_accessed(&mut segment, world)?;
         let level = if into == Into::Same { cpl } else { rpl };
         Ok(Segment { selector: selector & !3 | u16::from(level), ..segment })
+    }
+
+    /// Whether it is code, and in long mode not of 32 bits and of 64.
+    pub(crate) fn can_be_code(&self, segment: &Segment) -> bool {
+        let both = segment.is(rights::LONG | rights::BIG);
+        segment.is(rights::USER | rights::CODE) && !(both && self.system.is_long())
+    }
+
+    /// #GP(0) unless the code segment has this offset.
+    pub(crate) fn check_pointer(&mut self, code: &Segment, pointer: u64) -> Result<(), Stop> {
+        let good = match self.system.is_long() && code.is_code64() {
+            true => is_canonical(pointer),
+            false => pointer <= u64::from(code.limit),
+        };
+        if good { Ok(()) } else { Err(self.general_protection(0)) }
+    }
+
+    /// Goes on at an offset of a code segment, at the privilege level `cpl`. What SS has to be is
+    /// set by then.
+    pub(crate) fn go_to(&mut self, code: Segment, pointer: u64, cpl: u8) {
+        self.set_segment(CS, code);
+        self.system.cpl = cpl;
+        self.refresh_mode();
+        self.rip = self.code_address(pointer);
     }
 
     /// Takes away the data segments that the outer level `cpl` must not see (Intel SDM 2, RET).

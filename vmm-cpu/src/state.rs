@@ -10,8 +10,8 @@ use crate::{
     paging::{PHYSICAL_BITS, is_canonical},
     regs::RDX,
     system::{
-        CR0_BITS, CR0_CD, CR0_ET, CR0_NW, CR0_PE, CR0_PG, CR4_BITS, CR4_PAE, DR6_BITS, DR6_FIXED,
-        DR7_BITS, DR7_FIXED, EFER_BITS, EFER_LMA, EFER_LME, SS,
+        CR0_BITS, CR0_CD, CR0_ET, CR0_NW, CR0_PE, CR0_PG, CR4_BITS, CR4_PAE, CS, DR6_BITS,
+        DR6_FIXED, DR7_BITS, DR7_FIXED, EFER_BITS, EFER_LMA, EFER_LME, SS,
     },
 };
 
@@ -113,6 +113,8 @@ pub(crate) mod rights {
     /// Data: writable. Code: readable.
     pub(crate) const WRITABLE: u32 = 1 << 1;
     pub(crate) const CONFORMING: u32 = 1 << 2;
+    /// Data: offsets are above the limit.
+    pub(crate) const EXPAND_DOWN: u32 = 1 << 2;
     pub(crate) const CODE: u32 = 1 << 3;
     /// Code or data, not a system segment.
     pub(crate) const USER: u32 = 1 << 4;
@@ -131,6 +133,11 @@ impl Segment {
         Self::flat(selector, rights::CODE | rights::LONG, dpl)
     }
 
+    /// Flat 32-bit code of 4 GiB for the privilege level `dpl`.
+    pub fn code32(selector: u16, dpl: u8) -> Self {
+        Self::flat(selector, rights::CODE | rights::BIG, dpl)
+    }
+
     /// Flat data of 4 GiB for the privilege level `dpl`.
     pub fn data(selector: u16, dpl: u8) -> Self {
         Self::flat(selector, rights::BIG, dpl)
@@ -140,6 +147,9 @@ impl Segment {
     pub fn task(selector: u16, base: u64, limit: u32) -> Self {
         Self { selector, base, limit, rights: rights::PRESENT | 0xb }
     }
+
+    /// The rights of a data segment in real mode: present, writable, accessed.
+    pub(crate) const REAL: u32 = 0x93;
 
     /// What a null selector loads.
     pub fn null() -> Self {
@@ -175,7 +185,7 @@ impl Segment {
         self.rights & rights::PRESENT != 0
     }
 
-    fn is(&self, wanted: u32) -> bool {
+    pub(crate) fn is(&self, wanted: u32) -> bool {
         self.rights & wanted == wanted
     }
 
@@ -247,11 +257,14 @@ impl State {
             true => Ok(()),
             false => Err(InvalidState(format!("{what}: {value:#x}"))),
         };
-        let long = self.cr0 & (CR0_PE | CR0_PG) == CR0_PE | CR0_PG
-            && self.cr4 & CR4_PAE != 0
-            && self.efer & (EFER_LME | EFER_LMA) == EFER_LME | EFER_LMA
-            && self.segments[1].is_code64();
-        check(long, "only 64-bit mode is built; CR0", self.cr0)?;
+        let (protected, paging) = (self.cr0 & CR0_PE != 0, self.cr0 & CR0_PG != 0);
+        check(protected || !paging, "paging without protection, CR0", self.cr0)?;
+        let (enabled, active) = (self.efer & EFER_LME != 0, self.efer & EFER_LMA != 0);
+        check(active == (enabled && paging), "paging and long mode, EFER", self.efer)?;
+        check(!active || self.cr4 & CR4_PAE != 0, "long mode without PAE, CR4", self.cr4)?;
+        let code = u64::from(self.segments[usize::from(CS)].rights);
+        let both = u64::from(rights::LONG | rights::BIG);
+        check(!active || code & both != both, "code of 32 and of 64 bits, CS", code)?;
         check(self.cr0 & !CR0_BITS == 0, "no such bits in CR0", self.cr0)?;
         check(self.cr3 >> PHYSICAL_BITS == 0, "no such address in CR3", self.cr3)?;
         check(self.cr4 & !CR4_BITS == 0, "no such bits in CR4", self.cr4)?;
@@ -284,7 +297,7 @@ impl Cpu {
     pub fn set_registers(&mut self, registers: &Registers) {
         let core = &mut self.core;
         registers.general.iter().zip(0..).for_each(|(value, n)| core.regs[n] = *value);
-        core.rip = registers.rip;
+        core.rip = core.code_address(registers.rip);
         core.set_rflags(registers.rflags & flags::ALL);
     }
 
@@ -306,12 +319,12 @@ impl Cpu {
 
     /// Becomes what `state` says, but for model-specific registers, unchecked.
     pub(crate) fn become_state(&mut self, state: &State) {
-        self.set_registers(&state.registers);
         let core = &mut self.core;
         state.segments.iter().zip(0..).for_each(|(segment, n)| core.set_segment(n, *segment));
         core.set_xsave_image(&state.xsave);
         let system = &mut core.system;
-        system.cpl = state.segments[usize::from(SS)].dpl();
+        let real = state.cr0 & CR0_PE == 0;
+        system.cpl = if real { 0 } else { state.segments[usize::from(SS)].dpl() };
         (system.ldtr, system.tr) = (state.ldtr, state.tr);
         (system.gdtr, system.idtr) = (state.gdtr, state.idtr);
         (system.cr0, system.cr2, system.cr3) = (state.cr0, state.cr2, state.cr3);
@@ -320,10 +333,12 @@ impl Cpu {
         system.dr6 = state.dr6 & DR6_BITS | DR6_FIXED;
         system.dr7 = state.dr7 & DR7_BITS | DR7_FIXED;
         system.xcr0 = state.xcr0;
-        core.signals.shadow = state.shadow.then_some(core.rip);
-        (core.signals.nmi, core.signals.nmi_blocked) = (state.nmi, state.nmi_blocked);
         core.flush_tlb();
         core.refresh_mode();
+        self.set_registers(&state.registers);
+        let core = &mut self.core;
+        core.signals.shadow = state.shadow.then_some(core.rip);
+        (core.signals.nmi, core.signals.nmi_blocked) = (state.nmi, state.nmi_blocked);
     }
 
     /// Sets all or none.
@@ -347,7 +362,7 @@ impl Cpu {
 impl Core {
     fn registers(&self) -> Registers {
         let general = std::array::from_fn(|n| self.regs[n as u8]);
-        Registers { general, rip: self.rip, rflags: self.rflags() }
+        Registers { general, rip: self.instruction_pointer(), rflags: self.rflags() }
     }
 
     fn state(&self) -> State {

@@ -2,10 +2,12 @@
 
 use crate::{
     core::Core,
-    paging::{CR0_WP, CR4_SMEP, EFER_NXE},
-    regs::BASES,
-    state::{Segment, Table},
+    flags::AC,
+    paging::{CR0_WP, CR4_SMAP, CR4_SMEP, EFER_NXE},
+    regs::{BASES, RSP},
+    state::{Segment, Table, rights},
     time::Tsc,
+    tlb::View,
 };
 
 pub(crate) const CR0_PE: u64 = 1 << 0;
@@ -52,6 +54,7 @@ pub(crate) const CR4_BITS: u64 = CR4_TSD
     | CR4_OSXMMEXCPT
     | CR4_FSGSBASE
     | CR4_OSXSAVE
+    | CR4_SMAP
     | CR4_SMEP;
 
 pub(crate) const EFER_SCE: u64 = 1 << 0;
@@ -74,6 +77,14 @@ pub(crate) mod mode {
     pub(crate) const FXSR: u32 = 1 << 4;
     /// CR4.OSXSAVE.
     pub(crate) const XSAVE: u32 = 1 << 5;
+    /// Code of 32 bits.
+    pub(crate) const CODE_32: u32 = 1 << 6;
+    /// Code of 16 bits; without either it is 64-bit code.
+    pub(crate) const CODE_16: u32 = 1 << 7;
+    /// Outside 64-bit code: CS, DS, ES and SS are not all flat segments of 4 GiB, SS with ESP.
+    pub(crate) const SEGMENTED: u32 = 1 << 8;
+    /// Real mode.
+    pub(crate) const REAL: u32 = 1 << 9;
 }
 
 /// The numbers of segment registers, as instructions have them.
@@ -120,7 +131,31 @@ pub(crate) struct System {
 }
 
 impl System {
-    /// What code is decoded for, beside its bytes.
+    /// Whether paging is that of long mode: 64-bit code, or compatibility mode.
+    pub(crate) fn is_long(&self) -> bool {
+        self.efer & EFER_LMA != 0
+    }
+
+    /// Whether segments are those of real mode.
+    pub(crate) fn is_real(&self) -> bool {
+        self.cr0 & CR0_PE == 0
+    }
+
+    /// Whether the current code is 64-bit code.
+    pub(crate) fn is_64_bit(&self) -> bool {
+        self.is_long() && self.segments[usize::from(CS)].rights & rights::LONG != 0
+    }
+
+    /// The part of the mode that is the size of code.
+    fn code_size(&self) -> u32 {
+        match self.segments[usize::from(CS)].rights & rights::BIG != 0 {
+            _ if self.is_64_bit() => 0,
+            true => mode::CODE_32,
+            false => mode::CODE_16,
+        }
+    }
+
+    /// What code is decoded for, beside its bytes and whether segments are flat.
     pub(crate) fn mode(&self) -> u16 {
         let bit = |on: bool, bit: u32| if on { bit as u16 } else { 0 };
         bit(self.cpl == 3, mode::USER)
@@ -129,6 +164,8 @@ impl System {
             | bit(self.cr0 & CR0_TS != 0, mode::SWITCHED)
             | bit(self.cr4 & CR4_OSFXSR != 0, mode::FXSR)
             | bit(self.cr4 & CR4_OSXSAVE != 0, mode::XSAVE)
+            | bit(self.is_real(), mode::REAL)
+            | self.code_size() as u16
     }
 }
 
@@ -185,26 +222,98 @@ impl Core {
         Segment { selector, base: self.regs[BASES + (number & 7)], limit, rights }
     }
 
-    /// Sets a segment register, base and all, unchecked.
+    /// Sets a segment register, base and all, unchecked. Outside 64-bit code the mode is to be
+    /// refreshed after it.
     pub(crate) fn set_segment(&mut self, number: u8, segment: Segment) {
         let Segment { selector, base, limit, rights } = segment;
         self.regs[BASES + (number & 7)] = base;
         self.system.segments[usize::from(number & 7)] = Cached { selector, limit, rights };
     }
 
-    /// From now on this is the current privilege level.
-    pub(crate) fn set_cpl(&mut self, cpl: u8) {
-        self.system.cpl = cpl;
-        self.refresh_mode();
-    }
-
     /// Makes the accesses of `work` the system's, whatever the CPL: those to descriptor tables and
     /// task-state segments are (Intel SDM 3-4.6.1, "implicit supervisor-mode accesses").
     pub(crate) fn as_system<T>(&mut self, work: impl FnOnce(&mut Self) -> T) -> T {
-        let user = self.tlb.is_user();
-        self.tlb.set_user(false);
+        let before = self.tlb.view();
+        self.tlb.set_view(View { short: !self.system.is_long(), ..View::SYSTEM });
         let result = work(self);
-        self.tlb.set_user(user);
+        self.tlb.set_view(before);
         result
+    }
+
+    /// Whether CS, DS, ES and SS are as if there were no segments.
+    fn is_flat(&self) -> bool {
+        const DATA: u32 = rights::PRESENT | rights::USER | rights::WRITABLE;
+        let flat = |number: u8, wanted: u32| {
+            let Cached { limit, rights, .. } = self.system.segments[usize::from(number)];
+            let kind = wanted | rights::UNUSABLE | rights::CODE | rights::EXPAND_DOWN;
+            self.regs[BASES + number] == 0 && limit == u32::MAX && rights & kind == wanted
+        };
+        let code = self.system.segments[usize::from(CS)];
+        let flat_code = self.regs[BASES + CS] == 0 && code.limit == u32::MAX;
+        flat_code && flat(DS, DATA) && flat(ES, DATA) && flat(SS, DATA | rights::BIG)
+    }
+
+    /// To be called when something has changed that modes tell apart, or the code segment.
+    pub(crate) fn refresh_mode(&mut self) {
+        let mut mode = self.system.mode();
+        let long = u32::from(mode) & (mode::CODE_32 | mode::CODE_16) == 0;
+        let limit = u64::from(self.system.segments[usize::from(CS)].limit);
+        let (base, limit) = if long { (0, u64::MAX) } else { (self.regs[BASES + CS], limit) };
+        if !long && !self.is_flat() {
+            mode |= mode::SEGMENTED as u16;
+        }
+        if limit != self.code_limit {
+            // Where jumps lead was compared with the other one.
+            self.forget_jumps();
+        }
+        (self.code_base, self.code_limit) = (base, limit);
+        self.refresh_view();
+        self.set_mode(mode);
+    }
+
+    /// To be called when RFLAGS.AC has changed, which is no part of the mode.
+    pub(crate) fn refresh_view(&mut self) {
+        let user = self.system.cpl == 3;
+        let allowed = self.system.cr4 & CR4_SMAP != 0 && self.other_flags & AC != 0;
+        let (short, reaches) = (!self.system.is_64_bit(), allowed && !user);
+        self.tlb.set_view(View { user, short, reaches });
+    }
+
+    /// How much of RSP there is: 16 bits in a stack segment that is not big, 64 in 64-bit code.
+    pub(crate) fn stack_mask(&self) -> u64 {
+        match self.system.segments[usize::from(SS)].rights & rights::BIG != 0 {
+            _ if self.system.is_64_bit() => u64::MAX,
+            true => u64::from(u32::MAX),
+            false => 0xffff,
+        }
+    }
+
+    /// Sets as much of RSP as there is; of SP alone, the rest stays.
+    pub(crate) fn set_stack_pointer(&mut self, pointer: u64) {
+        let mask = self.stack_mask();
+        let kept = if mask == 0xffff { self.regs[RSP] & !mask } else { 0 };
+        self.regs[RSP] = kept | pointer & mask;
+    }
+
+    /// The instruction pointer as code knows it: relative to its segment.
+    pub(crate) fn instruction_pointer(&self) -> u64 {
+        self.within(self.rip.wrapping_sub(self.code_base))
+    }
+
+    /// How many bytes of the code segment there are from the next instruction on.
+    pub(crate) fn code_room(&self) -> u64 {
+        self.code_limit.saturating_add(1).saturating_sub(self.instruction_pointer())
+    }
+
+    /// The linear address of an instruction of the current code segment.
+    pub(crate) fn code_address(&self, pointer: u64) -> u64 {
+        self.within(self.code_base.wrapping_add(pointer))
+    }
+
+    /// A linear address as the current view has it: without what is above 32 bits outside 64-bit
+    /// code.
+    #[inline(always)]
+    pub(crate) fn within(&self, linear: u64) -> u64 {
+        if self.tlb.view().short { linear & u64::from(u32::MAX) } else { linear }
     }
 }

@@ -91,9 +91,11 @@ impl SoftVcpu {
             (Exit::Halted, Some(local)) => local.halt(),
             (Exit::Halted, None) => return Some(asked.unwrap_or(VcpuExit::Halted)),
             (Exit::TripleFault, _) => {
-                let rip = self.cpu.registers().rip;
-                let fault = Fault::new(FaultKind::TripleFault, Some(rip));
-                return Some(asked.unwrap_or_else(|| VcpuExit::Fault(Box::new(fault))));
+                return Some(asked.unwrap_or_else(|| self.fault(FaultKind::TripleFault)));
+            }
+            (Exit::Unsupported(what), _) => {
+                let why = format!("the software CPU has no {what}");
+                return Some(asked.unwrap_or_else(|| self.fault(FaultKind::Other(why))));
             }
             // Something has come, or it is time to look at the clock.
             _ => {}
@@ -123,6 +125,10 @@ impl SoftVcpu {
             None => cpu.run(&*layout, &calls),
         };
         (came_back, calls.exit.into_inner())
+    }
+
+    fn fault(&self, kind: FaultKind) -> VcpuExit {
+        VcpuExit::Fault(Box::new(Fault::new(kind, Some(self.cpu.registers().rip))))
     }
 
     /// The guest goes on where it was said, wherever it called from.

@@ -4,16 +4,19 @@
 //! done. As AMD's processors have it, the operand-size prefix makes targets and return addresses 16
 //! bits wide (AMD APM 3, "JMP (Near)").
 
-use iced_x86::{Code, Mnemonic, OpKind};
+use iced_x86::{Code, Instruction, Mnemonic, OpKind};
 
-use super::{Done, by_condition, load_value};
+use super::{
+    Done, by_condition, load_value, sized,
+    stack::{self, Stack},
+};
 use crate::{
     core::{Core, World},
     decode::{Form, Lowering},
     op::{Exec, Op, Stop},
     paging::is_canonical,
     ram::PAGE_SIZE,
-    regs::{PAGE, RCX, RSP, VALUE},
+    regs::{PAGE, RCX, VALUE},
     word::{Datum, Word},
 };
 
@@ -21,37 +24,109 @@ use crate::{
 trait Reach: 'static {
     /// How much of RIP is pushed and popped.
     type Pointer: Word;
+    /// Where that is.
+    type Stack: Stack;
 
-    /// The address that this number names, if a jump there is no fault.
+    /// The linear address that an instruction pointer names, if a jump there is no fault.
+    fn target(core: &mut Core, pointer: u64) -> Result<u64, Stop>;
+
+    /// The same for a linear address, to which a distance led.
     #[inline(always)]
-    fn target(core: &mut Core, number: u64) -> Result<u64, Stop> {
-        let target = Self::Pointer::of(number).zext();
-        if is_canonical(target) { Ok(target) } else { Err(core.general_protection(0)) }
+    fn near(core: &mut Core, linear: u64) -> Result<u64, Stop> {
+        Self::target(core, linear)
+    }
+
+    /// What is pushed to come back to a linear address.
+    #[inline(always)]
+    fn pointer(_: &Core, linear: u64) -> Self::Pointer {
+        Self::Pointer::of(linear)
     }
 }
 
 /// Not out of the page: what is executed in it shows that it is canonical.
 struct Inside;
-/// Anywhere.
+/// Anywhere in 64-bit code.
 struct Far;
-/// The first 64 KiB.
+/// The first 64 KiB of 64-bit code.
 struct Low;
+/// Anywhere in a flat segment, by as much of EIP.
+struct Near<W>(std::marker::PhantomData<W>);
+/// Anywhere in a segment, by as much of EIP.
+struct Limited<W>(std::marker::PhantomData<W>);
 
 impl Reach for Inside {
     type Pointer = u64;
+    type Stack = stack::Long;
 
     #[inline(always)]
-    fn target(_: &mut Core, number: u64) -> Result<u64, Stop> {
-        Ok(number)
+    fn target(_: &mut Core, pointer: u64) -> Result<u64, Stop> {
+        Ok(pointer)
     }
 }
 
 impl Reach for Far {
     type Pointer = u64;
+    type Stack = stack::Long;
+
+    #[inline(always)]
+    fn target(core: &mut Core, pointer: u64) -> Result<u64, Stop> {
+        if is_canonical(pointer) { Ok(pointer) } else { Err(core.general_protection(0)) }
+    }
 }
 
 impl Reach for Low {
     type Pointer = u16;
+    type Stack = stack::Long;
+
+    #[inline(always)]
+    fn target(_: &mut Core, pointer: u64) -> Result<u64, Stop> {
+        Ok(pointer & 0xffff)
+    }
+}
+
+impl<W: Word> Reach for Near<W> {
+    type Pointer = W;
+    type Stack = stack::Flat;
+
+    #[inline(always)]
+    fn target(_: &mut Core, pointer: u64) -> Result<u64, Stop> {
+        Ok(W::of(pointer).zext())
+    }
+}
+
+impl<W: Word> Reach for Limited<W> {
+    type Pointer = W;
+    type Stack = stack::Segmented;
+
+    fn target(core: &mut Core, pointer: u64) -> Result<u64, Stop> {
+        let pointer = W::of(pointer).zext();
+        if pointer > core.code_limit {
+            return Err(core.general_protection(0));
+        }
+        Ok(core.code_address(pointer))
+    }
+
+    fn near(core: &mut Core, linear: u64) -> Result<u64, Stop> {
+        Self::target(core, linear.wrapping_sub(core.code_base))
+    }
+
+    fn pointer(core: &Core, linear: u64) -> W {
+        W::of(linear.wrapping_sub(core.code_base))
+    }
+}
+
+/// Chooses the instance of a generic function for how far a jump of so many bytes of RIP reaches.
+macro_rules! by_reach {
+    ($l:expr, $size:expr, $name:ident) => {
+        match ($l.is_long(), $l.is_segmented(), $size) {
+            (true, _, 2) => $name::<Low> as Exec,
+            (true, ..) => $name::<Far>,
+            (_, false, 2) => $name::<Near<u16>>,
+            (_, false, _) => $name::<Near<u32>>,
+            (_, true, 2) => $name::<Limited<u16>>,
+            (_, true, _) => $name::<Limited<u32>>,
+        }
+    };
 }
 
 pub(super) fn lower(l: &mut Lowering<'_>) -> Option<()> {
@@ -72,11 +147,24 @@ pub(super) fn lower(l: &mut Lowering<'_>) -> Option<()> {
 /// A jump whose target is a distance.
 fn relative(l: &mut Lowering<'_>) -> Option<()> {
     let i = l.instruction;
-    let target = i.near_branch_target();
-    let exec = match i.op0_kind() {
-        OpKind::NearBranch16 => direct::<Low>(l),
-        _ if target < PAGE_SIZE => direct::<Inside>(l),
-        _ => direct::<Far>(l),
+    let kind = i.op0_kind();
+    // Relative to the page: before it, if need be.
+    let target = match kind {
+        OpKind::NearBranch64 => i.near_branch64(),
+        OpKind::NearBranch32 => i64::from(i.near_branch32().cast_signed()).cast_unsigned(),
+        _ if l.is_long() => i.near_branch16().into(),
+        _ => i64::from(i.near_branch16().cast_signed()).cast_unsigned(),
+    };
+    let exec = match (l.is_long(), l.is_segmented(), kind) {
+        (true, _, OpKind::NearBranch16) => direct::<Low>(l),
+        (true, ..) if target < PAGE_SIZE => direct::<Inside>(l),
+        (true, ..) => direct::<Far>(l),
+        (_, false, OpKind::NearBranch16) => direct::<Near<u16>>(l),
+        // But for what is pushed it is the same as in 64-bit code.
+        (_, false, _) if target < PAGE_SIZE && !i.is_call_near() => direct::<Inside>(l),
+        (_, false, _) => direct::<Near<u32>>(l),
+        (_, true, OpKind::NearBranch16) => direct::<Limited<u16>>(l),
+        (_, true, _) => direct::<Limited<u32>>(l),
     };
     let mut op = Op { imm: target, ..l.bare(exec) };
     if i.is_call_near() {
@@ -88,39 +176,35 @@ fn relative(l: &mut Lowering<'_>) -> Option<()> {
 
 /// What executes a jump whose target is a distance.
 fn direct<R: Reach>(l: &Lowering<'_>) -> Exec {
-    let i = l.instruction;
-    // The address-size prefix makes the count 32 bits wide.
-    let short = matches!(
-        i.code(),
-        Code::Jecxz_rel8_16
-            | Code::Jecxz_rel8_64
-            | Code::Loop_rel8_16_ECX
-            | Code::Loop_rel8_64_ECX
-            | Code::Loope_rel8_16_ECX
-            | Code::Loope_rel8_64_ECX
-            | Code::Loopne_rel8_16_ECX
-            | Code::Loopne_rel8_64_ECX
-    );
-    match (i.mnemonic(), short) {
+    match (l.instruction.mnemonic(), counter(l.instruction)) {
         (Mnemonic::Call, _) => call::<R>,
         (Mnemonic::Jmp, _) => jump::<R>,
-        (Mnemonic::Jecxz | Mnemonic::Jrcxz, true) => jump_if_none::<u32, R>,
-        (Mnemonic::Jecxz | Mnemonic::Jrcxz, false) => jump_if_none::<u64, R>,
-        (Mnemonic::Loop, true) => count::<u32, Always, R>,
-        (Mnemonic::Loop, false) => count::<u64, Always, R>,
-        (Mnemonic::Loope, true) => count::<u32, Zero, R>,
-        (Mnemonic::Loope, false) => count::<u64, Zero, R>,
-        (Mnemonic::Loopne, true) => count::<u32, NotZero, R>,
-        (Mnemonic::Loopne, false) => count::<u64, NotZero, R>,
-        _ => by_condition!(i.condition_code() as u8 - 1, jump_if, R),
+        (Mnemonic::Jcxz | Mnemonic::Jecxz | Mnemonic::Jrcxz, 2) => jump_if_none::<u16, R>,
+        (Mnemonic::Jcxz | Mnemonic::Jecxz | Mnemonic::Jrcxz, 4) => jump_if_none::<u32, R>,
+        (Mnemonic::Jcxz | Mnemonic::Jecxz | Mnemonic::Jrcxz, _) => jump_if_none::<u64, R>,
+        (Mnemonic::Loop, 2) => count::<u16, Always, R>,
+        (Mnemonic::Loop, 4) => count::<u32, Always, R>,
+        (Mnemonic::Loop, _) => count::<u64, Always, R>,
+        (Mnemonic::Loope, 2) => count::<u16, Zero, R>,
+        (Mnemonic::Loope, 4) => count::<u32, Zero, R>,
+        (Mnemonic::Loope, _) => count::<u64, Zero, R>,
+        (Mnemonic::Loopne, 2) => count::<u16, NotZero, R>,
+        (Mnemonic::Loopne, 4) => count::<u32, NotZero, R>,
+        (Mnemonic::Loopne, _) => count::<u64, NotZero, R>,
+        _ => by_condition!(l.instruction.condition_code() as u8 - 1, jump_if, R),
     }
+}
+
+/// How many bytes of RCX a jump looks at: as many as addresses have.
+fn counter(i: &Instruction) -> u32 {
+    i.op_code().address_size() / 8
 }
 
 /// Goes to the operation's target, or on.
 #[inline(always)]
 fn branch<R: Reach>(core: &mut Core, op: &Op, taken: bool) -> Done {
-    let number = core.regs[PAGE].wrapping_add(if taken { op.imm } else { op.next() });
-    core.rip = if taken { R::target(core, number)? } else { number };
+    let linear = core.regs[PAGE].wrapping_add(if taken { op.imm } else { op.next() });
+    core.rip = if taken { R::near(core, linear)? } else { linear };
     Err(Stop::Jump)
 }
 
@@ -174,21 +258,20 @@ fn count<W: Word, I: Wish, R: Reach>(core: &mut Core, op: &Op, _: &World<'_>) ->
     done
 }
 
-/// Pushes the return address and goes to `number`; where neither can be done, the push's fault is
+/// Pushes the return address and goes to the target; where neither can be done, the push's fault is
 /// the one that is raised.
 #[inline(always)]
-fn enter<R: Reach>(core: &mut Core, op: &Op, number: u64, world: &World<'_>) -> Done {
-    let back = R::Pointer::of(core.regs[PAGE].wrapping_add(op.next()));
-    match R::target(core, number) {
+fn enter<R: Reach>(core: &mut Core, op: &Op, target: Result<u64, Stop>, world: &World<'_>) -> Done {
+    let back = R::pointer(core, core.regs[PAGE].wrapping_add(op.next()));
+    match target {
         Ok(target) => {
-            core.push(back, world)?;
+            core.push::<R::Pointer, R::Stack>(back, world)?;
             core.rip = target;
             Err(Stop::Jump)
         }
         Err(fault) => {
             let kept = core.fault.take();
-            let top = core.regs[RSP].wrapping_sub(R::Pointer::BYTES);
-            core.probe_write(top, R::Pointer::BYTES as usize, world)?;
+            core.probe_push::<R::Pointer, R::Stack>(world)?;
             core.fault = kept;
             Err(fault)
         }
@@ -196,35 +279,35 @@ fn enter<R: Reach>(core: &mut Core, op: &Op, number: u64, world: &World<'_>) -> 
 }
 
 fn call<R: Reach>(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
-    enter::<R>(core, op, core.regs[PAGE].wrapping_add(op.imm), world)
+    let target = R::near(core, core.regs[PAGE].wrapping_add(op.imm));
+    enter::<R>(core, op, target, world)
 }
 
 fn call_indirect(l: &mut Lowering<'_>) -> Option<()> {
-    let low = l.size(0) == 2;
+    let size = l.size(0);
     let (mut op, form) = l.operands();
     if form == Form::Mem {
-        op.exec = if low { load_value::<u16> } else { load_value::<u64> };
+        op.exec = sized!(size, load_value);
         l.push_load(op);
         op.dst = VALUE;
     }
-    op.exec = if low { call_reg::<Low> } else { call_reg::<Far> };
+    op.exec = by_reach!(l, size, call_reg);
     op.scale |= Op::STACK;
     l.push(op);
     Some(())
 }
 
 fn call_reg<R: Reach>(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
-    enter::<R>(core, op, core.regs[op.dst], world)
+    let target = R::target(core, core.regs[op.dst]);
+    enter::<R>(core, op, target, world)
 }
 
 fn jump_indirect(l: &mut Lowering<'_>) -> Option<()> {
-    let low = l.size(0) == 2;
+    let size = l.size(0);
     let (mut op, form) = l.operands();
-    op.exec = match (form, low) {
-        (Form::Mem, true) => jump_mem::<Low>,
-        (Form::Mem, false) => jump_mem::<Far>,
-        (_, true) => jump_reg::<Low>,
-        (_, false) => jump_reg::<Far>,
+    op.exec = match form {
+        Form::Mem => by_reach!(l, size, jump_mem),
+        _ => by_reach!(l, size, jump_reg),
     };
     l.push(op);
     Some(())
@@ -242,23 +325,22 @@ fn jump_mem<R: Reach>(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
 }
 
 fn ret(l: &mut Lowering<'_>) -> Option<()> {
-    let exec = match l.instruction.code() {
-        Code::Retnq | Code::Retnq_imm16 => ret_to::<Far>,
-        Code::Retnw | Code::Retnw_imm16 => ret_to::<Low> as Exec,
+    let size = match l.instruction.code() {
+        Code::Retnw | Code::Retnw_imm16 => 2,
+        Code::Retnd | Code::Retnd_imm16 | Code::Retnq | Code::Retnq_imm16 => 8,
         _ => return None,
     };
     let mut op = l.operands().0;
-    op.exec = exec;
+    op.exec = by_reach!(l, size, ret_to);
     op.scale |= Op::STACK;
     l.push(op);
     Some(())
 }
 
 fn ret_to<R: Reach>(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
-    let top = core.regs[RSP];
-    let number = core.load::<R::Pointer>(top, world)?.zext();
+    let number = core.peek::<R::Pointer, R::Stack>(world)?.zext();
     core.rip = R::target(core, number)?;
-    core.regs[RSP] = top.wrapping_add(R::Pointer::BYTES).wrapping_add(op.imm);
+    core.drop_bytes::<R::Stack>(op.imm.wrapping_add(R::Pointer::BYTES));
     Err(Stop::Jump)
 }
 
@@ -268,7 +350,7 @@ mod tests {
     use crate::{
         cpu::Exit,
         exception::Vector,
-        regs::RAX,
+        regs::{RAX, RSP},
         testing::{CODE, Nobody, STACK, machine, stack, system},
     };
 

@@ -9,11 +9,12 @@ mod condition;
 mod double_shift;
 mod flag;
 mod hint;
+mod legacy;
 mod multiply;
 mod scan;
 mod shift;
 mod sse;
-mod stack;
+pub(crate) mod stack;
 mod string;
 mod system;
 mod transfer;
@@ -21,11 +22,10 @@ mod x87;
 mod xsave;
 
 use crate::{
-    access::address,
     core::{Core, World},
     decode::Lowering,
     op::{Op, Stop},
-    regs::{PAGE, TEMP, VALUE},
+    regs::{PAGE, VALUE},
     word::Word,
 };
 
@@ -34,7 +34,7 @@ pub(crate) type Done = Result<(), Stop>;
 
 /// Turns an instruction into operations. `None` if it is not built.
 pub(crate) fn lower(l: &mut Lowering<'_>) -> Option<()> {
-    const FAMILIES: [fn(&mut Lowering<'_>) -> Option<()>; 19] = [
+    const FAMILIES: [fn(&mut Lowering<'_>) -> Option<()>; 20] = [
         transfer::lower,
         alu::lower,
         branch::lower,
@@ -54,6 +54,7 @@ pub(crate) fn lower(l: &mut Lowering<'_>) -> Option<()> {
         system::lower,
         x87::lower,
         xsave::lower,
+        legacy::lower,
     ];
     FAMILIES.iter().find_map(|lower| lower(l))
 }
@@ -111,20 +112,6 @@ pub(crate) fn unknown(core: &mut Core, op: &Op, _: &World<'_>) -> Done {
 pub(crate) fn go_on(core: &mut Core, op: &Op, _: &World<'_>) -> Done {
     core.rip = core.regs[PAGE].wrapping_add(op.next());
     Err(Stop::Jump)
-}
-
-/// An address of which base, index and displacement are not all, or which is too long for them.
-pub(crate) fn long_address(core: &mut Core, op: &Op, _: &World<'_>) -> Done {
-    let sum = address(&core.regs, op).wrapping_add(op.imm).wrapping_add(core.regs[op.src]);
-    core.regs[TEMP] = sum.wrapping_add(core.regs[op.third]);
-    Ok(())
-}
-
-/// An address of 32 bits, in a segment.
-pub(crate) fn short_address(core: &mut Core, op: &Op, _: &World<'_>) -> Done {
-    let sum = address(&core.regs, op).wrapping_add(op.imm).wrapping_add(core.regs[op.src]);
-    core.regs[TEMP] = (sum & u64::from(u32::MAX)).wrapping_add(core.regs[op.third]);
-    Ok(())
 }
 
 /// Loads the memory operand for the operation that comes after.

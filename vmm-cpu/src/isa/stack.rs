@@ -1,68 +1,166 @@
 //! The stack: PUSH, POP, PUSHF, POPF, ENTER, LEAVE.
 
-use iced_x86::{Mnemonic, Register};
+use iced_x86::{Code, Mnemonic, Register};
 
 use super::{Done, load_value};
 use crate::{
     core::{Core, World},
     decode::{Form, Lowering},
     flags::{AC, DF, ID, IF, IOPL, NT, RF, STATUS, TF},
-    op::{Exec, Op, Stop},
+    op::{Op, Stop},
     regs::{NONE, PAGE, RBP, RSP, VALUE},
+    system::SS,
     word::Word,
 };
 
+/// How the stack is reached.
+pub(crate) trait Stack: 'static {
+    /// As much of a pointer as there is.
+    fn wrap(core: &Core, pointer: u64) -> u64;
+
+    /// The linear address of `len` bytes at a pointer that is wrapped, if they may be accessed.
+    #[inline(always)]
+    fn linear(_: &mut Core, pointer: u64, _len: u64, _write: bool) -> Result<u64, Stop> {
+        Ok(pointer)
+    }
+
+    /// Sets the stack pointer to a pointer that is wrapped.
+    #[inline(always)]
+    fn set(core: &mut Core, pointer: u64) {
+        core.regs[RSP] = pointer;
+    }
+}
+
+/// In 64-bit code: by RSP.
+pub(crate) struct Long;
+/// In a flat segment, by ESP.
+pub(crate) struct Flat;
+/// In any segment, by ESP or SP.
+pub(crate) struct Segmented;
+
+impl Stack for Long {
+    #[inline(always)]
+    fn wrap(_: &Core, pointer: u64) -> u64 {
+        pointer
+    }
+}
+
+impl Stack for Flat {
+    #[inline(always)]
+    fn wrap(_: &Core, pointer: u64) -> u64 {
+        pointer & u64::from(u32::MAX)
+    }
+}
+
+impl Stack for Segmented {
+    fn wrap(core: &Core, pointer: u64) -> u64 {
+        pointer & core.stack_mask()
+    }
+
+    fn linear(core: &mut Core, pointer: u64, len: u64, write: bool) -> Result<u64, Stop> {
+        core.segment_address(SS, pointer, len, write)
+    }
+
+    fn set(core: &mut Core, pointer: u64) {
+        core.set_stack_pointer(pointer);
+    }
+}
+
+/// Chooses the instance of a generic function for a size in bytes and for how the stack is reached.
+macro_rules! by_stack {
+    ($l:expr, $size:expr, $name:ident) => {{
+        use $crate::isa::stack::{Flat, Long, Segmented};
+        match ($l.is_long(), $l.is_segmented(), $size) {
+            (true, _, 2) => $name::<u16, Long> as $crate::op::Exec,
+            (true, ..) => $name::<u64, Long>,
+            (_, false, 2) => $name::<u16, Flat>,
+            (_, false, _) => $name::<u32, Flat>,
+            (_, true, 2) => $name::<u16, Segmented>,
+            (_, true, _) => $name::<u32, Segmented>,
+        }
+    }};
+}
+pub(crate) use by_stack;
+
 impl Core {
+    /// The linear address of the word that a push would store, and the pointer then.
+    #[inline(always)]
+    fn below<W: Word, S: Stack>(&mut self) -> Result<(u64, u64), Stop> {
+        let top = S::wrap(self, self.regs[RSP].wrapping_sub(W::BYTES));
+        Ok((S::linear(self, top, W::BYTES, true)?, top))
+    }
+
     /// Pushes a word.
     #[inline(always)]
-    pub(crate) fn push<W: Word>(&mut self, value: W, world: &World<'_>) -> Done {
-        let top = self.regs[RSP].wrapping_sub(W::BYTES);
-        self.store(top, value, world)?;
-        self.regs[RSP] = top;
+    pub(crate) fn push<W: Word, S: Stack>(&mut self, value: W, world: &World<'_>) -> Done {
+        let (at, top) = self.below::<W, S>()?;
+        self.store(at, value, world)?;
+        S::set(self, top);
         Ok(())
+    }
+
+    /// Makes sure that a word can be pushed.
+    pub(crate) fn probe_push<W: Word, S: Stack>(&mut self, world: &World<'_>) -> Done {
+        let (at, _) = self.below::<W, S>()?;
+        self.probe_write(at, W::BYTES as usize, world)
+    }
+
+    /// The word on top of the stack.
+    #[inline(always)]
+    pub(crate) fn peek<W: Word, S: Stack>(&mut self, world: &World<'_>) -> Result<W, Stop> {
+        let top = S::wrap(self, self.regs[RSP]);
+        let at = S::linear(self, top, W::BYTES, false)?;
+        self.load(at, world)
+    }
+
+    /// Takes bytes off the stack.
+    #[inline(always)]
+    pub(crate) fn drop_bytes<S: Stack>(&mut self, bytes: u64) {
+        S::set(self, S::wrap(self, self.regs[RSP].wrapping_add(bytes)));
     }
 
     /// Pops a word.
     #[inline(always)]
-    pub(crate) fn pop<W: Word>(&mut self, world: &World<'_>) -> Result<W, Stop> {
-        let top = self.regs[RSP];
-        let value = self.load(top, world)?;
-        self.regs[RSP] = top.wrapping_add(W::BYTES);
+    pub(crate) fn pop<W: Word, S: Stack>(&mut self, world: &World<'_>) -> Result<W, Stop> {
+        let value = self.peek::<W, S>(world)?;
+        self.drop_bytes::<S>(W::BYTES);
         Ok(value)
     }
 }
 
 pub(super) fn lower(l: &mut Lowering<'_>) -> Option<()> {
-    // In 64-bit mode there are 8 bytes or 2.
-    let short = l.instruction.stack_pointer_increment().unsigned_abs() == 2;
-    match l.instruction.mnemonic() {
-        Mnemonic::Enter if l.instruction.op_count() == 2 => enter(l),
-        Mnemonic::Leave => simple(l, [leave::<u64>, leave::<u16>]),
-        Mnemonic::Pop => pop(l, short),
-        Mnemonic::Popf => pop_flags(l, true),
-        Mnemonic::Popfq => pop_flags(l, false),
-        Mnemonic::Push => push(l, short),
-        Mnemonic::Pushf => simple(l, [push_flags::<u16>; 2]),
-        Mnemonic::Pushfq => simple(l, [push_flags::<u64>; 2]),
-        _ => None,
-    }
-}
-
-/// An operation on the stack alone, of 8 bytes or of 2.
-fn simple(l: &mut Lowering<'_>, exec: [Exec; 2]) -> Option<()> {
-    let short = l.instruction.code() == iced_x86::Code::Leavew;
-    l.push(Op { scale: Op::STACK, ..l.bare(exec[usize::from(short)]) });
+    let size = l.instruction.stack_pointer_increment().unsigned_abs();
+    let exec = match l.instruction.code() {
+        Code::Enterw_imm16_imm8 | Code::Enterd_imm16_imm8 | Code::Enterq_imm16_imm8 => {
+            return enter(l);
+        }
+        Code::Leavew => by_stack!(l, 2, leave),
+        Code::Leaved | Code::Leaveq => by_stack!(l, 8, leave),
+        Code::Popfw | Code::Popfd | Code::Popfq => {
+            l.end_block();
+            by_stack!(l, size, pop_flags)
+        }
+        Code::Pushfw | Code::Pushfd | Code::Pushfq => by_stack!(l, size, push_flags),
+        _ => {
+            return match l.instruction.mnemonic() {
+                Mnemonic::Pop => pop(l, size),
+                Mnemonic::Push => push(l, size),
+                _ => None,
+            };
+        }
+    };
+    l.push(Op { scale: Op::STACK, ..l.bare(exec) });
     Some(())
 }
 
-fn push(l: &mut Lowering<'_>, short: bool) -> Option<()> {
+fn push(l: &mut Lowering<'_>, size: u32) -> Option<()> {
     if l.instruction.op0_register().is_segment_register() {
         return None;
     }
     let (mut op, form) = l.operands();
     match form {
         Form::Mem => {
-            op.exec = if short { load_value::<u16> } else { load_value::<u64> };
+            op.exec = super::sized!(size, load_value);
             l.push_load(op);
             op.dst = VALUE;
         }
@@ -70,71 +168,62 @@ fn push(l: &mut Lowering<'_>, short: bool) -> Option<()> {
         Form::None => op.dst = NONE,
         _ => {}
     }
-    op.exec = if short { push_sum::<u16> } else { push_sum::<u64> };
+    op.exec = by_stack!(l, size, push_sum);
     op.scale |= Op::STACK;
     l.push(op);
     Some(())
 }
 
-fn push_sum<W: Word>(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
-    core.push(W::of(core.regs[op.dst].wrapping_add(op.imm)), world)
+fn push_sum<W: Word, S: Stack>(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
+    core.push::<W, S>(W::of(core.regs[op.dst].wrapping_add(op.imm)), world)
 }
 
-fn pop(l: &mut Lowering<'_>, short: bool) -> Option<()> {
+fn pop(l: &mut Lowering<'_>, size: u32) -> Option<()> {
     let i = l.instruction;
     if i.op0_register().is_segment_register() {
         return None;
     }
     if i.op0_register() != Register::None {
         let mut op = l.operands().0;
-        op.exec = if short { pop_reg::<u16> } else { pop_reg::<u64> };
+        op.exec = by_stack!(l, size, pop_reg);
         op.scale |= Op::STACK;
         l.push(op);
         return Some(());
     }
-    let top = if short { peek::<u16> } else { peek::<u64> };
-    l.push_load(Op { scale: Op::STACK, ..l.bare(top) });
+    l.push_load(Op { scale: Op::STACK, ..l.bare(by_stack!(l, size, peek)) });
     // The address is that after the pop.
     let own = i.memory_base().full_register() == Register::RSP;
-    let popped = if short { 2 } else { 8 };
-    let mut op = l.bare(if short { pop_mem::<u16> } else { pop_mem::<u64> });
-    l.address_plus(&mut op, l.segment(), NONE, if own { popped } else { 0 });
+    let mut op = l.bare(by_stack!(l, size, pop_mem));
+    l.address_plus(&mut op, l.segment(), NONE, if own { size.into() } else { 0 });
     l.push(op);
     Some(())
 }
 
-fn pop_reg<W: Word>(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
-    let value = core.pop::<W>(world)?;
+fn pop_reg<W: Word, S: Stack>(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
+    let value = core.pop::<W, S>(world)?;
     core.set_reg(op.dst, value);
     Ok(())
 }
 
 /// Loads what a pop would.
-fn peek<W: Word>(core: &mut Core, _: &Op, world: &World<'_>) -> Done {
-    core.regs[VALUE] = core.load::<W>(core.regs[RSP], world)?.zext();
+fn peek<W: Word, S: Stack>(core: &mut Core, _: &Op, world: &World<'_>) -> Done {
+    core.regs[VALUE] = core.peek::<W, S>(world)?.zext();
     Ok(())
 }
 
-fn pop_mem<W: Word>(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
+fn pop_mem<W: Word, S: Stack>(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
     core.store(core.address(op), W::of(core.regs[VALUE]), world)?;
-    core.regs[RSP] = core.regs[RSP].wrapping_add(W::BYTES);
+    core.drop_bytes::<S>(W::BYTES);
     Ok(())
 }
 
-fn push_flags<W: Word>(core: &mut Core, _: &Op, world: &World<'_>) -> Done {
-    core.push(W::of(core.rflags() & !RF), world)
-}
-
-fn pop_flags(l: &mut Lowering<'_>, short: bool) -> Option<()> {
-    let exec = if short { set_flags::<u16> } else { set_flags::<u64> };
-    l.push(Op { scale: Op::STACK, ..l.bare(exec) });
-    l.end_block();
-    Some(())
+fn push_flags<W: Word, S: Stack>(core: &mut Core, _: &Op, world: &World<'_>) -> Done {
+    core.push::<W, S>(W::of(core.rflags() & !RF), world)
 }
 
 /// POPF: IOPL is for CPL 0 to change, IF for whom IOPL allows (Intel SDM 2, "POPF", table 4-16).
-fn set_flags<W: Word>(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
-    let image = core.pop::<W>(world)?.zext();
+fn pop_flags<W: Word, S: Stack>(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
+    let image = core.pop::<W, S>(world)?.zext();
     let cpl = u64::from(core.system.cpl);
     let before = core.rflags();
     let mut may = STATUS | TF | DF | NT | AC | ID;
@@ -154,11 +243,8 @@ fn set_flags<W: Word>(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
 
 fn enter(l: &mut Lowering<'_>) -> Option<()> {
     let i = l.instruction;
-    let exec = match i.code() {
-        iced_x86::Code::Enterq_imm16_imm8 => build_frame::<u64>,
-        iced_x86::Code::Enterw_imm16_imm8 => build_frame::<u16> as Exec,
-        _ => return None,
-    };
+    let width = if i.code() == Code::Enterw_imm16_imm8 { 2 } else { 8 };
+    let exec = by_stack!(l, width, build_frame);
     let size = u64::from(i.immediate16());
     let depth = i.immediate8_2nd() & 31;
     l.push(Op { imm: size, third: depth, scale: Op::STACK, ..l.bare(exec) });
@@ -167,30 +253,39 @@ fn enter(l: &mut Lowering<'_>) -> Option<()> {
 
 /// Pushes happen one after the other, as on processors: a fault leaves those before it in memory,
 /// and the registers as they were.
-fn build_frame<W: Word>(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
+fn build_frame<W: Word, S: Stack>(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
     let (old_frame, depth) = (core.regs[RBP], u64::from(op.third));
-    let slot = |base: u64, n: u64| base.wrapping_sub(n * W::BYTES);
-    let frame = slot(core.regs[RSP], 1);
-    core.store(frame, W::of(old_frame), world)?;
+    let slot = |core: &mut Core, base: u64, n: u64, write: bool| {
+        let pointer = S::wrap(core, base.wrapping_sub(n * W::BYTES));
+        S::linear(core, pointer, W::BYTES, write)
+    };
+    let frame = core.regs[RSP].wrapping_sub(W::BYTES);
+    let at = slot(core, frame, 0, true)?;
+    core.store(at, W::of(old_frame), world)?;
     for n in 1..depth {
-        let outer = core.load::<W>(slot(old_frame, n), world)?;
-        core.store(slot(frame, n), outer, world)?;
+        let from = slot(core, old_frame, n, false)?;
+        let outer = core.load::<W>(from, world)?;
+        let to = slot(core, frame, n, true)?;
+        core.store(to, outer, world)?;
     }
     if depth > 0 {
-        core.store(slot(frame, depth), W::of(frame), world)?;
+        let to = slot(core, frame, depth, true)?;
+        core.store(to, W::of(frame), world)?;
     }
-    let top = slot(frame, depth).wrapping_sub(op.imm);
+    let top = frame.wrapping_sub(depth * W::BYTES).wrapping_sub(op.imm);
     // The new top is written to in form only (Intel SDM 2, "ENTER").
-    core.probe_write(top, W::BYTES as usize, world)?;
+    let at = slot(core, top, 0, true)?;
+    core.probe_write(at, W::BYTES as usize, world)?;
     core.set_reg(RBP, W::of(frame));
-    core.regs[RSP] = top;
+    S::set(core, S::wrap(core, top));
     Ok(())
 }
 
-fn leave<W: Word>(core: &mut Core, _: &Op, world: &World<'_>) -> Done {
-    let frame = core.regs[RBP];
-    let value = core.load::<W>(frame, world)?;
-    core.regs[RSP] = frame.wrapping_add(W::BYTES);
+fn leave<W: Word, S: Stack>(core: &mut Core, _: &Op, world: &World<'_>) -> Done {
+    let frame = S::wrap(core, core.regs[RBP]);
+    let at = S::linear(core, frame, W::BYTES, false)?;
+    let value = core.load::<W>(at, world)?;
+    S::set(core, S::wrap(core, frame.wrapping_add(W::BYTES)));
     core.set_reg(RBP, value);
     Ok(())
 }

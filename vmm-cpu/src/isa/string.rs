@@ -4,7 +4,7 @@
 //! a call for attention may come between any two. A device, or code that is overwritten, is met one
 //! iteration at a time; plain memory is copied and filled as far as a page goes.
 
-use iced_x86::{Code, OpKind};
+use iced_x86::{Code, Instruction, OpKind};
 
 use super::Done;
 use crate::{
@@ -13,7 +13,8 @@ use crate::{
     flags::DF,
     op::{Exec, Op, Stop},
     ram::{OFFSET, PAGE_SIZE},
-    regs::{PAGE, RAX, RCX, RDI, RSI},
+    regs::{BASES, NONE, PAGE, RAX, RCX, RDI, RSI},
+    system::ES,
     word::Word,
 };
 
@@ -40,16 +41,37 @@ struct Movs;
 struct Scas<const WHILE: bool>;
 struct Stos;
 
-/// The linear address of the source.
+/// In [`Op::base`]: the destination's segment is to be checked; in [`Op::index`]: the source's. Where
+/// it is not, the base of the source is in `third`.
+const CHECKED: u8 = 1;
+
+/// The linear address of an element of the source.
 #[inline(always)]
-fn source(core: &Core, op: &Op) -> u64 {
-    (core.regs[RSI] & op.imm).wrapping_add(core.regs[op.third])
+fn source<W: Word>(core: &mut Core, op: &Op) -> Result<u64, Stop> {
+    let offset = core.regs[RSI] & op.imm;
+    if op.index == CHECKED {
+        let segment = op.third.wrapping_sub(BASES);
+        return core.segment_address(segment, offset, W::BYTES, false);
+    }
+    Ok(offset.wrapping_add(core.regs[op.third]))
 }
 
-/// The linear address of the destination.
+/// The linear address of an element of the destination, which is in ES; `write`: to be stored to.
 #[inline(always)]
-fn target(core: &Core, op: &Op) -> u64 {
-    core.regs[RDI] & op.imm
+fn target<W: Word>(core: &mut Core, op: &Op, write: bool) -> Result<u64, Stop> {
+    let offset = core.regs[RDI] & op.imm;
+    if op.base == CHECKED {
+        return core.segment_address(ES, offset, W::BYTES, write);
+    }
+    Ok(offset)
+}
+
+/// The linear addresses of both, if several elements can be done at once: where no segment is in the
+/// way, and addresses do not begin anew within a page.
+fn ends(core: &Core, op: &Op) -> Option<(u64, u64)> {
+    let easy = op.base != CHECKED && op.index != CHECKED && op.imm > 0xffff;
+    let from = (core.regs[RSI] & op.imm).wrapping_add(core.regs[op.third]);
+    easy.then(|| (from, core.regs[RDI] & op.imm))
 }
 
 #[inline(always)]
@@ -62,13 +84,23 @@ fn is_upward(core: &Core) -> bool {
 fn advance<W: Word>(core: &mut Core, op: &Op, register: u8, elements: u64) {
     let bytes = elements.wrapping_mul(W::BYTES);
     let by = if is_upward(core) { bytes } else { bytes.wrapping_neg() };
-    core.regs[register] = core.regs[register].wrapping_add(by) & op.imm;
+    set_masked(core, register, core.regs[register].wrapping_add(by), op.imm);
+}
+
+/// Sets as much of a register as addresses have.
+#[inline(always)]
+pub(super) fn set_masked(core: &mut Core, register: u8, value: u64, mask: u64) {
+    // What is written of 32 bits clears those above, of 16 bits it does not.
+    let kept = if mask == 0xffff { core.regs[register] & !mask } else { 0 };
+    core.regs[register] = kept | value & mask;
 }
 
 impl<const WHILE: bool> Element for Cmps<WHILE> {
     fn step<W: Word>(core: &mut Core, op: &Op, world: &World<'_>) -> Result<bool, Stop> {
-        let a = core.load::<W>(source(core, op), world)?;
-        let b = core.load::<W>(target(core, op), world)?;
+        let from = source::<W>(core, op)?;
+        let a = core.load::<W>(from, world)?;
+        let to = target::<W>(core, op, false)?;
+        let b = core.load::<W>(to, world)?;
         advance::<W>(core, op, RSI, 1);
         advance::<W>(core, op, RDI, 1);
         Ok(compare(core, a, b) == WHILE)
@@ -77,7 +109,8 @@ impl<const WHILE: bool> Element for Cmps<WHILE> {
 
 impl Element for Lods {
     fn step<W: Word>(core: &mut Core, op: &Op, world: &World<'_>) -> Result<bool, Stop> {
-        let value = core.load::<W>(source(core, op), world)?;
+        let from = source::<W>(core, op)?;
+        let value = core.load::<W>(from, world)?;
         core.set_reg(RAX, value);
         advance::<W>(core, op, RSI, 1);
         Ok(true)
@@ -86,7 +119,7 @@ impl Element for Lods {
 
 impl Element for Movs {
     fn step<W: Word>(core: &mut Core, op: &Op, world: &World<'_>) -> Result<bool, Stop> {
-        let (from, to) = (source(core, op), target(core, op));
+        let (from, to) = (source::<W>(core, op)?, target::<W>(core, op, true)?);
         if core.careful {
             // A device is not to be read for a store that faults.
             core.probe_read(from, W::BYTES as usize, world)?;
@@ -100,7 +133,8 @@ impl Element for Movs {
     }
 
     fn rush<W: Word>(core: &mut Core, op: &Op, most: u64, world: &World<'_>) -> u64 {
-        let (from, to, upward) = (source(core, op), target(core, op), is_upward(core));
+        let Some((from, to)) = ends(core, op) else { return 0 };
+        let upward = is_upward(core);
         // Each is taken when it is known: the TLB may have room for one of them only.
         let Some(here) = core.entry_to_read(from, world) else { return 0 };
         let Some(there) = core.entry_to_write(to, world) else { return 0 };
@@ -111,7 +145,7 @@ impl Element for Movs {
         let count = most.min(on_page::<W>(from, upward)).min(on_page::<W>(to, upward)).min(clear);
         let (from, to) = (lowest::<W>(from, count, upward), lowest::<W>(to, count, upward));
         let len = (count * W::BYTES) as usize;
-        if count == 0 || op.imm != u64::MAX || !here.copy(from, (&there, to), len, upward) {
+        if count == 0 || !here.copy(from, (&there, to), len, upward) {
             return 0;
         }
         advance::<W>(core, op, RSI, count);
@@ -122,7 +156,8 @@ impl Element for Movs {
 
 impl<const WHILE: bool> Element for Scas<WHILE> {
     fn step<W: Word>(core: &mut Core, op: &Op, world: &World<'_>) -> Result<bool, Stop> {
-        let b = core.load::<W>(target(core, op), world)?;
+        let to = target::<W>(core, op, false)?;
+        let b = core.load::<W>(to, world)?;
         advance::<W>(core, op, RDI, 1);
         Ok(compare(core, core.reg::<W>(RAX), b) == WHILE)
     }
@@ -130,13 +165,15 @@ impl<const WHILE: bool> Element for Scas<WHILE> {
 
 impl Element for Stos {
     fn step<W: Word>(core: &mut Core, op: &Op, world: &World<'_>) -> Result<bool, Stop> {
-        core.store(target(core, op), core.reg::<W>(RAX), world)?;
+        let to = target::<W>(core, op, true)?;
+        core.store(to, core.reg::<W>(RAX), world)?;
         advance::<W>(core, op, RDI, 1);
         Ok(true)
     }
 
     fn rush<W: Word>(core: &mut Core, op: &Op, most: u64, world: &World<'_>) -> u64 {
-        let (to, upward) = (target(core, op), is_upward(core));
+        let Some((_, to)) = ends(core, op) else { return 0 };
+        let upward = is_upward(core);
         let count = most.min(on_page::<W>(to, upward));
         let at = lowest::<W>(to, count, upward);
         let Some(there) = core.entry_to_write(to, world) else { return 0 };
@@ -144,7 +181,7 @@ impl Element for Stos {
         let pattern =
             core.reg::<W>(RAX).zext().wrapping_mul(u64::MAX / (u64::MAX >> (64 - W::BITS)));
         let len = (count * W::BYTES) as usize;
-        if count == 0 || op.imm != u64::MAX || !there.fill(at, pattern, len) {
+        if count == 0 || !there.fill(at, pattern, len) {
             return 0;
         }
         advance::<W>(core, op, RDI, count);
@@ -210,16 +247,28 @@ fn comparison<C: Element, S: Element>(l: &mut Lowering<'_>) -> Option<()> {
 
 fn choose<W: Word, E: Element>(l: &mut Lowering<'_>) -> Option<()> {
     let i = l.instruction;
-    let short = (0..i.op_count())
-        .any(|n| matches!(i.op_kind(n), OpKind::MemorySegESI | OpKind::MemoryESEDI));
-    let mask = if short { u64::from(u32::MAX) } else { u64::MAX };
     let repeats = i.has_rep_prefix() || i.has_repne_prefix();
     let exec: Exec = if repeats { repeat::<W, E> } else { once::<W, E> };
-    l.push(Op { imm: mask, third: l.segment(), ..l.bare(exec) });
+    let third = l.segment();
+    let base = if l.is_segmented() { CHECKED } else { 0 };
+    let index = if !l.is_long() && third != NONE { CHECKED } else { 0 };
+    l.push(Op { imm: mask(i), third, base, index, ..l.bare(exec) });
     if repeats {
         l.end_block();
     }
     Some(())
+}
+
+/// The bits of addresses, and of the counter.
+pub(super) fn mask(i: &Instruction) -> u64 {
+    let is = |kinds: [OpKind; 2]| (0..i.op_count()).any(|n| kinds.contains(&i.op_kind(n)));
+    if is([OpKind::MemorySegSI, OpKind::MemoryESDI]) {
+        0xffff
+    } else if is([OpKind::MemorySegESI, OpKind::MemoryESEDI]) {
+        u64::from(u32::MAX)
+    } else {
+        u64::MAX
+    }
 }
 
 fn once<W: Word, E: Element>(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
@@ -238,7 +287,7 @@ fn repeat<W: Word, E: Element>(core: &mut Core, op: &Op, world: &World<'_>) -> D
             left -= more;
             patience = patience.saturating_sub(if more != 0 { PAGES_WORTH } else { 0 });
         }
-        core.regs[RCX] = left;
+        set_masked(core, RCX, left, op.imm);
         if !again {
             break;
         }

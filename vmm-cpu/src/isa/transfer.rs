@@ -1,14 +1,14 @@
 //! Moves: MOV, MOVZX, MOVSX, MOVSXD, MOVBE, MOVNTI, BSWAP, LEA, XLAT, and the sign extensions of the
 //! accumulator.
 
-use iced_x86::{Code, Mnemonic, OpKind, Register};
+use iced_x86::{Code, Mnemonic, OpKind};
 
 use super::{Done, sized};
 use crate::{
     core::{Core, World},
     decode::{Form, Lowering, field_of},
     op::{Exec, Op},
-    regs::{NONE, RAX, RBX, RDX},
+    regs::{BASES, NONE, RAX, RBX, RDX},
     word::Word,
 };
 
@@ -214,15 +214,25 @@ fn address_of<W: Word>(core: &mut Core, op: &Op, _: &World<'_>) -> Done {
 
 /// Its index is AL, which no address else has.
 fn xlat(l: &mut Lowering<'_>) -> Option<()> {
-    let short = l.instruction.memory_base() == Register::EBX;
-    let mask = if short { u64::from(u32::MAX) } else { u64::MAX };
-    l.push(Op { imm: mask, third: l.segment(), ..l.bare(look_up) });
+    let mask = u64::MAX >> (64 - 8 * l.instruction.memory_base().size());
+    let segment = l.segment();
+    let exec = if l.is_long() || segment == NONE { look_up } else { look_up_checked };
+    l.push(Op { imm: mask, third: segment, ..l.bare(exec) });
     Some(())
 }
 
 fn look_up(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
     let at = core.regs[RBX].wrapping_add(core.reg::<u8>(RAX).zext()) & op.imm;
     let value = core.load::<u8>(at.wrapping_add(core.regs[op.third]), world)?;
+    core.set_reg(RAX, value);
+    Ok(())
+}
+
+/// The same outside 64-bit code.
+fn look_up_checked(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
+    let offset = core.regs[RBX].wrapping_add(core.reg::<u8>(RAX).zext()) & op.imm;
+    let at = core.segment_address(op.third.wrapping_sub(BASES), offset, 1, false)?;
+    let value = core.load::<u8>(at, world)?;
     core.set_reg(RAX, value);
     Ok(())
 }

@@ -1,14 +1,13 @@
 //! What brings vectors from one place to another: memory, general-purpose registers, each other.
 
-use iced_x86::{Mnemonic, OpKind, Register};
+use iced_x86::{Mnemonic, OpKind};
 
 use super::{Done, sized};
 use crate::{
     core::{Core, World},
     decode::{Form, Lowering, field_of},
-    isa::short_address,
     op::{Exec, Op, Stop},
-    regs::{FS_BASE, GS_BASE, NONE, RDI, TEMP},
+    regs::RDI,
     vector::{Lane, Vector},
     word::{Datum, Word},
 };
@@ -166,25 +165,17 @@ pub(super) fn to_register<W: Word>(core: &mut Core, op: &Op, _: &World<'_>) -> D
 /// The operation of MASKMOVDQU and MASKMOVQ: data in `dst`, mask in `src`, and where RDI says.
 pub(super) fn masked(l: &mut Lowering<'_>) -> Option<Op> {
     let i = l.instruction;
-    let short = match i.op_kind(0) {
-        OpKind::MemorySegRDI => false,
-        OpKind::MemorySegEDI => true,
+    let width = match i.op_kind(0) {
+        OpKind::MemorySegRDI => 8,
+        OpKind::MemorySegEDI => 4,
+        OpKind::MemorySegDI => 2,
         _ => return None,
     };
     let mut op = l.bare(store_masked);
     (op.dst, op.src) = (field_of(i.op_register(1)), field_of(i.op_register(2)));
-    op.imm = if i.op_register(1).is_mm() { 8 } else { 16 };
-    op.base = RDI;
-    op.index = match i.memory_segment() {
-        Register::FS => FS_BASE,
-        Register::GS => GS_BASE,
-        _ => NONE,
-    };
-    if short {
-        let before = Op { src: NONE, third: op.index, imm: 0, ..l.bare(short_address) };
-        l.push_before(Op { base: RDI, index: NONE, ..before });
-        (op.base, op.index) = (TEMP, NONE);
-    }
+    let len = if i.op_register(1).is_mm() { 8 } else { 16 };
+    op.imm = len;
+    l.address_in(&mut op, RDI, width, len);
     Some(op)
 }
 

@@ -1,4 +1,4 @@
-//! SYSCALL and SYSRET; far jumps, calls and returns.
+//! The ways into the system that need no table: SYSCALL and SYSRET, SYSENTER and SYSEXIT.
 
 use iced_x86::{Code, Mnemonic};
 
@@ -7,141 +7,107 @@ use crate::{
     decode::Lowering,
     flags::{AC, DF, ID, IF, IOPL, NT, RF, STATUS, TF, VIF, VIP},
     isa::Done,
-    op::{Exec, Op, Stop},
-    paging::is_canonical,
-    regs::{PAGE, R11, RCX, RSP},
-    segment::Into,
+    op::{Exec, Op},
+    regs::{PAGE, R11, RCX, RDX, RSP},
+    segment::is_null,
     state::Segment,
-    system::{CS, EFER_SCE, SS},
-    word::Word,
+    system::{EFER_SCE, SS},
 };
 
 pub(super) fn lower(l: &mut Lowering<'_>) -> Option<()> {
-    let i = l.instruction;
-    match i.mnemonic() {
-        Mnemonic::Syscall => l.push(l.bare(syscall)),
-        Mnemonic::Sysretq => l.push(l.bare(sysret)),
-        _ => return far(l),
-    }
+    let exec: Exec = match l.instruction.mnemonic() {
+        Mnemonic::Syscall => syscall,
+        Mnemonic::Sysenter => sysenter,
+        Mnemonic::Sysexit => sysexit,
+        Mnemonic::Sysret if l.instruction.code() == Code::Sysretd => sysret::<false>,
+        Mnemonic::Sysretq => sysret::<true>,
+        _ => return None,
+    };
+    l.push(l.bare(exec));
     Some(())
 }
 
 /// The selectors are not looked up: the segments are flat whatever the tables say (AMD APM 3,
 /// SYSCALL).
 fn syscall(core: &mut Core, op: &Op, _: &World<'_>) -> Done {
-    if core.system.efer & EFER_SCE == 0 {
+    if core.system.efer & EFER_SCE == 0 || core.system.is_real() {
         return Err(core.invalid_opcode());
     }
-    core.regs[RCX] = core.regs[PAGE].wrapping_add(op.next());
-    core.regs[R11] = core.rflags() & !RF;
-    core.rip = core.system.msrs.lstar;
-    core.set_rflags(core.rflags() & !(core.system.msrs.fmask | RF));
+    let next = core.regs[PAGE].wrapping_add(op.next());
+    let wide = core.system.is_64_bit();
     let selector = (core.system.msrs.star >> 32) as u16 & !3;
-    core.set_segment(CS, Segment::code64(selector, 0));
     core.set_segment(SS, Segment::data(selector.wrapping_add(8), 0));
-    core.set_cpl(0);
+    if !core.system.is_long() {
+        let entry = core.system.msrs.star & 0xffff_ffff;
+        core.regs[RCX] = next.wrapping_sub(core.code_base) & 0xffff_ffff;
+        core.other_flags &= !(IF | RF);
+        core.go_to(Segment::code32(selector, 0), entry, 0);
+        return core.jumped();
+    }
+    let msrs = &core.system.msrs;
+    let (entry, mask) = (if wide { msrs.lstar } else { msrs.cstar }, msrs.fmask);
+    core.regs[RCX] = core.within(next.wrapping_sub(core.code_base));
+    core.regs[R11] = core.rflags() & !RF;
+    core.set_rflags(core.rflags() & !(mask | RF));
+    core.go_to(Segment::code64(selector, 0), entry, 0);
     core.jumped()
 }
 
-fn sysret(core: &mut Core, _: &Op, _: &World<'_>) -> Done {
-    if core.system.efer & EFER_SCE == 0 {
+/// Back to 64-bit code, or to code of 32 bits.
+fn sysret<const WIDE: bool>(core: &mut Core, _: &Op, _: &World<'_>) -> Done {
+    if core.system.efer & EFER_SCE == 0 || core.system.is_real() {
         return Err(core.invalid_opcode());
     }
     core.privileged()?;
     const FLAGS: u64 = STATUS | TF | IF | DF | IOPL | NT | AC | VIF | VIP | ID;
+    let selector = (core.system.msrs.star >> 48) as u16;
+    if core.system.is_long() {
+        core.set_rflags(core.regs[R11] & FLAGS);
+    } else {
+        core.other_flags |= IF;
+    }
+    core.set_segment(SS, Segment::data(selector.wrapping_add(8), 3));
     // An address that is not canonical is found when code is fetched from it, at CPL 3, as on AMD's
     // processors.
-    core.rip = core.regs[RCX];
-    core.set_rflags(core.regs[R11] & FLAGS);
-    let selector = (core.system.msrs.star >> 48) as u16;
-    core.set_segment(CS, Segment::code64(selector.wrapping_add(16), 3));
-    core.set_segment(SS, Segment::data(selector.wrapping_add(8), 3));
-    core.set_cpl(3);
+    let to = core.regs[RCX];
+    match WIDE {
+        true => core.go_to(Segment::code64(selector.wrapping_add(16), 3), to, 3),
+        false => core.go_to(Segment::code32(selector, 3), to, 3),
+    }
     core.jumped()
 }
 
-/// As AMD's processors have it, far pointers in memory have offsets of up to 32 bits (AMD APM 3, "JMP
-/// (Far)").
-fn far(l: &mut Lowering<'_>) -> Option<()> {
-    let exec = match l.instruction.code() {
-        Code::Call_m1616 => call::<u16> as Exec,
-        Code::Call_m1632 => call::<u32>,
-        Code::Jmp_m1616 => jump::<u16>,
-        Code::Jmp_m1632 => jump::<u32>,
-        Code::Retfq | Code::Retfq_imm16 => back::<u64>,
-        Code::Retfd | Code::Retfd_imm16 => back::<u32>,
-        Code::Retfw | Code::Retfw_imm16 => back::<u16>,
-        _ => return None,
-    };
-    let mut op = l.operands().0;
-    if l.instruction.mnemonic() == Mnemonic::Retf {
-        op.imm = u64::from(l.instruction.immediate16());
-        op.scale |= Op::STACK;
+/// AMD's processors have the pair outside long mode only (AMD APM 3, SYSENTER). The base of the four
+/// segments, or #GP(0).
+fn fast_selector(core: &mut Core) -> Result<u16, crate::op::Stop> {
+    if core.system.is_long() || core.system.is_real() {
+        return Err(core.invalid_opcode());
     }
-    op.exec = exec;
-    l.push(op);
-    Some(())
-}
-
-/// The address and segment in memory that a far jump or call goes to, which stays at its level.
-fn target<W: Word>(core: &mut Core, op: &Op, world: &World<'_>) -> Result<(u64, Segment), Stop> {
-    let at = core.address(op);
-    let rip = core.load::<W>(at, world)?.zext();
-    let selector = core.load::<u16>(at.wrapping_add(W::BYTES), world)?;
-    let code = core.code_segment(selector, Into::Same, world)?;
-    if !is_canonical(rip) {
+    let selector = core.system.msrs.sysenter()[0] as u16 & !3;
+    if is_null(selector) {
         return Err(core.general_protection(0));
     }
-    Ok((rip, code))
+    Ok(selector)
 }
 
-fn jump<W: Word>(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
-    let (rip, code) = target::<W>(core, op, world)?;
-    core.set_segment(CS, code);
-    core.rip = rip;
-    Err(Stop::Jump)
+fn sysenter(core: &mut Core, _: &Op, _: &World<'_>) -> Done {
+    let selector = fast_selector(core)?;
+    let [_, stack, entry] = core.system.msrs.sysenter();
+    core.other_flags &= !(IF | RF);
+    core.set_segment(SS, Segment::data(selector.wrapping_add(8), 0));
+    core.go_to(Segment::code32(selector, 0), entry & 0xffff_ffff, 0);
+    core.regs[RSP] = stack & 0xffff_ffff;
+    core.jumped()
 }
 
-fn call<W: Word>(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
-    let (rip, code) = target::<W>(core, op, world)?;
-    let top = core.regs[RSP].wrapping_sub(2 * W::BYTES);
-    let from = W::of(u64::from(core.segment(CS).selector));
-    let next = core.regs[PAGE].wrapping_add(op.next());
-    core.probe_write(top, 2 * W::BYTES as usize, world)?;
-    core.store(top.wrapping_add(W::BYTES), from, world)?;
-    core.store(top, W::of(next), world)?;
-    core.regs[RSP] = top;
-    core.set_segment(CS, code);
-    core.rip = rip;
-    Err(Stop::Jump)
-}
-
-fn back<W: Word>(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
-    let top = core.regs[RSP];
-    let rip = core.load::<W>(top, world)?.zext();
-    let selector = core.load::<W>(top.wrapping_add(W::BYTES), world)?.zext() as u16;
-    let code = core.code_segment(selector, Into::Back, world)?;
-    let cpl = selector as u8 & 3;
-    let behind = top.wrapping_add(2 * W::BYTES).wrapping_add(op.imm);
-    let outer = if cpl == core.system.cpl {
-        None
-    } else {
-        let rsp = core.load::<W>(behind, world)?.zext();
-        let ss = core.load::<W>(behind.wrapping_add(W::BYTES), world)?.zext() as u16;
-        let stack = core.stack_segment(ss, cpl, true, world)?;
-        Some((rsp.wrapping_add(op.imm), stack))
-    };
-    if !is_canonical(rip) {
-        return Err(core.general_protection(0));
-    }
-    core.regs[RSP] = outer.map_or(behind, |(rsp, _)| rsp);
-    if let Some((_, stack)) = outer {
-        core.set_segment(SS, stack);
-    }
-    core.set_segment(CS, code);
-    core.rip = rip;
-    core.return_to_level(cpl);
-    Err(Stop::Jump)
+fn sysexit(core: &mut Core, _: &Op, _: &World<'_>) -> Done {
+    let selector = fast_selector(core)?;
+    core.privileged()?;
+    let (to, stack) = (core.regs[RDX] & 0xffff_ffff, core.regs[RCX] & 0xffff_ffff);
+    core.set_segment(SS, Segment::data(selector.wrapping_add(24), 3));
+    core.go_to(Segment::code32(selector.wrapping_add(16), 3), to, 3);
+    core.regs[RSP] = stack;
+    core.jumped()
 }
 
 #[cfg(test)]
@@ -149,9 +115,9 @@ mod tests {
     use crate::{
         Cpu, Exit, Flat,
         flags::{IF, TF},
-        regs::{R11, RCX, RSP},
+        regs::{R11, RCX},
         testing::{
-            CODE, CODE_0, CODE_3, DATA, DATA_3, HANDLERS, Nobody, machine, program, stack, system,
+            CODE, CODE_0, CODE_3, DATA_3, HANDLERS, Nobody, machine, program, stack, system,
         },
     };
 
@@ -214,21 +180,5 @@ mod tests {
         assert_eq!(cpu.run(&ram, &Nobody), Exit::Halted);
         assert_eq!(cpu.registers().rip, HANDLERS + 17);
         assert_eq!(stack(&cpu, &ram), [CODE + 0x82]);
-    }
-
-    #[test]
-    fn a_far_call_and_return_bring_the_stack_back() {
-        // call far [DATA]; hlt
-        let (mut cpu, ram) = machine(&[0xff, 0x1c, 0x25, 0, 0, 3, 0, 0xf4]);
-        system(&mut cpu, &ram);
-        ram.write(DATA, &(CODE + 0x100).to_le_bytes());
-        ram.write(DATA + 4, &CODE_0.to_le_bytes());
-        // retf
-        ram.write(CODE + 0x100, &[0xcb]);
-        let before = cpu.core.regs[RSP];
-        cpu.step(&ram, &Nobody);
-        assert_eq!(stack(&cpu, &ram), [(CODE + 7) | u64::from(CODE_0) << 32]);
-        assert_eq!(cpu.run(&ram, &Nobody), Exit::Halted);
-        assert_eq!((cpu.registers().rip, cpu.core.regs[RSP]), (CODE + 8, before));
     }
 }

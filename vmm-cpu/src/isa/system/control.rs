@@ -6,17 +6,25 @@ use crate::{
     core::{Core, World},
     decode::{Form, Lowering},
     exception::{Exception, Vector},
+    flags::AC,
     isa::Done,
     op::{Exec, Op},
-    paging::{CR0_WP, CR4_SMEP, PHYSICAL_BITS},
+    paging::{CR0_WP, CR4_SMAP, CR4_SMEP, PHYSICAL_BITS},
+    state::rights,
     system::{
         CR0_BITS, CR0_CD, CR0_EM, CR0_ET, CR0_MP, CR0_NW, CR0_PE, CR0_PG, CR0_TS, CR4_BITS, CR4_DE,
-        CR4_PAE, CR4_PGE, CR4_PSE, DR6_BD, DR6_BITS, DR6_FIXED, DR7_BITS, DR7_FIXED, DR7_GD,
+        CR4_PAE, CR4_PGE, CR4_PSE, CS, DR6_BD, DR6_BITS, DR6_FIXED, DR7_BITS, DR7_FIXED, DR7_GD,
+        EFER_LMA, EFER_LME,
     },
 };
 
 pub(super) fn lower(l: &mut Lowering<'_>) -> Option<()> {
     match l.instruction.mnemonic() {
+        Mnemonic::Clac | Mnemonic::Stac => {
+            let on = l.instruction.mnemonic() == Mnemonic::Stac;
+            l.push(l.bare(if on { set_access::<true> } else { set_access::<false> }));
+            Some(())
+        }
         Mnemonic::Clts => changing(l, clear_switched),
         Mnemonic::Invlpg => changing(l, invalidate),
         Mnemonic::Lmsw => load_status(l),
@@ -73,7 +81,7 @@ fn write_control(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
         return Err(core.invalid_opcode());
     }
     core.privileged()?;
-    let value = core.regs[op.src];
+    let value = core.operand(op.src);
     let done = match op.dst {
         0 => core.write_cr0(value),
         2 => {
@@ -90,21 +98,47 @@ fn write_control(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
     }
 }
 
+/// STAC and CLAC, at CPL 0 only: whether the system reaches the pages of users.
+fn set_access<const ON: bool>(core: &mut Core, _: &Op, _: &World<'_>) -> Done {
+    if core.system.cpl != 0 {
+        return Err(core.invalid_opcode());
+    }
+    core.other_flags = if ON { core.other_flags | AC } else { core.other_flags & !AC };
+    core.refresh_view();
+    Ok(())
+}
+
 /// Each refuses, by `None`, what cannot be; nothing is changed then.
 impl Core {
     fn write_cr0(&mut self, value: u64) -> Option<()> {
         let (paging, protected) = (value & CR0_PG != 0, value & CR0_PE != 0);
         let write_through = value & CR0_NW != 0 && value & CR0_CD == 0;
-        // 64-bit code cannot switch paging off under itself (Intel SDM 2, MOV to CR).
-        if value >> 32 != 0 || !protected || !paging || write_through {
+        if value >> 32 != 0 || paging && !protected || write_through {
             return None;
         }
         let changed = value ^ self.system.cr0;
+        if changed & CR0_PG != 0 {
+            self.switch_paging(paging)?;
+        }
         self.system.cr0 = value & CR0_BITS | CR0_ET;
-        if changed & CR0_WP != 0 {
+        if changed & (CR0_PE | CR0_PG | CR0_WP) != 0 {
             self.flush_tlb();
         }
         self.refresh_mode();
+        Some(())
+    }
+
+    /// Paging begins or ends, and with it long mode if it is enabled. 64-bit code can be at neither
+    /// (Intel SDM 2, "MOV - Move to/from Control Registers"; AMD APM 2-14.6).
+    fn switch_paging(&mut self, on: bool) -> Option<()> {
+        let long = self.system.efer & EFER_LME != 0;
+        let pae = self.system.cr4 & CR4_PAE != 0;
+        let code = self.segment(CS).rights & rights::LONG != 0;
+        if long && (!pae || code) {
+            return None;
+        }
+        let active = if on && long { EFER_LMA } else { 0 };
+        self.system.efer = self.system.efer & !EFER_LMA | active;
         Some(())
     }
 
@@ -118,12 +152,12 @@ impl Core {
     }
 
     fn write_cr4(&mut self, value: u64) -> Option<()> {
-        if value & !CR4_BITS != 0 || value & CR4_PAE == 0 {
+        if value & !CR4_BITS != 0 || value & CR4_PAE == 0 && self.system.is_long() {
             return None;
         }
         let changed = value ^ self.system.cr4;
         self.system.cr4 = value;
-        if changed & (CR4_PSE | CR4_PGE | CR4_SMEP) != 0 {
+        if changed & (CR4_PAE | CR4_PSE | CR4_PGE | CR4_SMAP | CR4_SMEP) != 0 {
             self.flush_tlb();
         }
         self.refresh_mode();
@@ -137,6 +171,11 @@ impl Core {
         self.system.cr8 = value;
         world.io.set_task_priority(value as u8);
         Some(())
+    }
+
+    /// A general-purpose register as an operand of MOV, which is as wide as code is.
+    fn operand(&self, field: u8) -> u64 {
+        self.within(self.regs[field])
     }
 
     /// The number of the debug register that is meant, checked for whether it may be accessed.
@@ -168,7 +207,7 @@ fn read_debug(core: &mut Core, op: &Op, _: &World<'_>) -> Done {
 
 fn write_debug(core: &mut Core, op: &Op, _: &World<'_>) -> Done {
     let number = core.debug_register(op.dst)?;
-    let value = core.regs[op.src];
+    let value = core.operand(op.src);
     if number >= 6 && value >> 32 != 0 {
         return Err(core.general_protection(0));
     }
@@ -189,7 +228,7 @@ fn clear_switched(core: &mut Core, op: &Op, _: &World<'_>) -> Done {
 
 fn invalidate(core: &mut Core, op: &Op, _: &World<'_>) -> Done {
     core.privileged()?;
-    core.flush_page(core.address(op));
+    core.flush_page(core.within(core.address(op)));
     core.leave_block(op)
 }
 
@@ -215,7 +254,8 @@ fn load_status_mem(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
 /// LMSW reaches four bits, and cannot clear PE.
 fn set_status(core: &mut Core, op: &Op, value: u16) -> Done {
     const BITS: u64 = CR0_MP | CR0_EM | CR0_TS;
-    core.system.cr0 = core.system.cr0 & !BITS | u64::from(value) & BITS;
+    let value = u64::from(value);
+    core.system.cr0 = core.system.cr0 & !BITS | value & (BITS | CR0_PE);
     core.refresh_mode();
     core.leave_block(op)
 }

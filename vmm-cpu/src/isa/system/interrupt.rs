@@ -5,13 +5,11 @@ use iced_x86::Mnemonic;
 use crate::{
     core::{Core, World},
     decode::Lowering,
-    flags::{AC, DF, ID, IF, IOPL, NT, RF, STATUS, TF, VIF, VIP},
+    flags::{AC, DF, ID, IF, IOPL, NT, OF, RF, STATUS, TF, VIF, VIP, VM},
     isa::Done,
     op::{Exec, Op, Stop},
-    paging::is_canonical,
-    regs::{PAGE, RSP},
+    regs::PAGE,
     segment::Into,
-    system::{CS, SS},
     word::Word,
 };
 
@@ -20,6 +18,7 @@ pub(super) fn lower(l: &mut Lowering<'_>) -> Option<()> {
         Mnemonic::Int => software as Exec,
         Mnemonic::Int1 => debug,
         Mnemonic::Int3 => breakpoint,
+        Mnemonic::Into => overflow,
         Mnemonic::Iret => back::<u16>,
         Mnemonic::Iretd => back::<u32>,
         Mnemonic::Iretq => back::<u64>,
@@ -39,6 +38,14 @@ fn breakpoint(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
     enter(core, op, |core| core.interrupt(3, world))
 }
 
+fn overflow(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
+    if core.flags.image() & OF == 0 {
+        core.rip = core.regs[PAGE].wrapping_add(op.next());
+        return Err(Stop::Jump);
+    }
+    enter(core, op, |core| core.interrupt(4, world))
+}
+
 fn debug(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
     enter(core, op, |core| core.debug_trap(world))
 }
@@ -54,29 +61,40 @@ fn enter(core: &mut Core, op: &Op, transfer: impl FnOnce(&mut Core) -> Done) -> 
     Err(Stop::Jump)
 }
 
-/// IRET in 64-bit mode: the stack pointer comes back too, whatever the privilege level.
+/// IRET. In 64-bit code the stack pointer comes back too, whatever the privilege level.
 fn back<W: Word>(core: &mut Core, _: &Op, world: &World<'_>) -> Done {
-    if core.other_flags & NT != 0 {
-        return Err(core.general_protection(0));
+    let (long, real) = (core.system.is_long(), core.system.is_real());
+    if core.other_flags & NT != 0 && !real {
+        return Err(match long {
+            true => core.general_protection(0),
+            false => core.refuse("task switch by hardware, by IRET"),
+        });
     }
-    let mut frame = [0; 5];
+    let mut frame = [0; 3];
     for (word, n) in frame.iter_mut().zip(0..) {
-        let at = core.regs[RSP].wrapping_add(n * W::BYTES);
-        *word = core.load::<W>(at, world)?.zext();
+        *word = core.stack_word::<W>(n * W::BYTES, world)?;
     }
-    let [rip, cs, flags, rsp, ss] = frame;
-    let code = core.code_segment(cs as u16, Into::Back, world)?;
-    let cpl = cs as u8 & 3;
-    let stack = core.stack_segment(ss as u16, cpl, true, world)?;
-    if !is_canonical(rip) {
-        return Err(core.general_protection(0));
-    }
+    let [pointer, cs, flags] = frame;
+    let popped = 3 * W::BYTES;
+    let (code, cpl, stack) = if real {
+        (core.real_code(cs as u16, pointer)?, 0, None)
+    } else {
+        if flags & VM != 0 && core.system.cpl == 0 && !long {
+            return Err(core.refuse("virtual-8086 mode"));
+        }
+        let code = core.code_segment(cs as u16, Into::Back, world)?;
+        let cpl = cs as u8 & 3;
+        let mut stack = None;
+        if core.system.is_64_bit() || cpl != core.system.cpl {
+            let top = core.stack_word::<W>(popped, world)?;
+            let selector = core.stack_word::<W>(popped + W::BYTES, world)? as u16;
+            stack = Some((core.return_stack(selector, &code, cpl, world)?, top));
+        }
+        core.check_pointer(&code, pointer)?;
+        (code, cpl, stack)
+    };
     core.restore_flags(flags, W::of(u64::MAX).zext());
-    core.regs[RSP] = rsp;
-    core.rip = rip;
-    core.set_segment(CS, code);
-    core.set_segment(SS, stack);
-    core.return_to_level(cpl);
+    core.return_to((code, pointer, cpl), stack, popped);
     core.signals.nmi_blocked = false;
     core.jumped()
 }
@@ -93,14 +111,6 @@ impl Core {
         }
         let mask = mask & width;
         self.set_rflags(self.rflags() & !mask | image & mask);
-    }
-
-    /// To be called last in a return to `cpl`, the same or an outer level.
-    pub(super) fn return_to_level(&mut self, cpl: u8) {
-        if cpl != self.system.cpl {
-            self.hide_segments(cpl);
-            self.set_cpl(cpl);
-        }
     }
 
     /// What an operation returns that has set RIP, and perhaps TF and IF: a block that is known can

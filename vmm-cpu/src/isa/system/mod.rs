@@ -2,6 +2,7 @@
 
 mod call;
 mod control;
+mod far;
 mod identity;
 mod interrupt;
 mod port;
@@ -13,9 +14,10 @@ mod table;
 use crate::decode::Lowering;
 
 pub(super) fn lower(l: &mut Lowering<'_>) -> Option<()> {
-    const FAMILIES: [fn(&mut Lowering<'_>) -> Option<()>; 9] = [
+    const FAMILIES: [fn(&mut Lowering<'_>) -> Option<()>; 10] = [
         call::lower,
         control::lower,
+        far::lower,
         identity::lower,
         interrupt::lower,
         port::lower,

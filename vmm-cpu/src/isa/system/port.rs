@@ -1,14 +1,18 @@
 //! IN, OUT, INS, OUTS.
 
-use iced_x86::{Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{Mnemonic, OpKind};
 
 use crate::{
     core::{Core, World},
     decode::Lowering,
     flags::DF,
-    isa::{Done, sized},
+    isa::{
+        Done, sized,
+        string::{mask, set_masked},
+    },
     op::{Op, Stop},
-    regs::{FS_BASE, GS_BASE, NONE, PAGE, RAX, RCX, RDI, RDX, RSI},
+    regs::{BASES, NONE, PAGE, RAX, RCX, RDI, RDX, RSI},
+    system::ES,
     word::Word,
 };
 
@@ -120,32 +124,31 @@ fn string(l: &mut Lowering<'_>, size: usize, output: bool) -> Option<()> {
         (true, true) => sized!(size, write_string, true),
     };
     let mut op = l.bare(exec);
-    op.base = segment(l.instruction);
-    // Whether addresses, and RCX as a counter, have 32 bits.
-    op.imm = u64::from(is_short(l.instruction));
+    op.third = if output { l.segment() } else { BASES + ES };
+    // Whether the segment is to be checked.
+    op.index = u8::from(!l.is_long() && op.third != NONE && (output || l.is_segmented()));
+    if op.index == 0 && !output {
+        op.third = NONE;
+    }
+    op.imm = mask(l.instruction);
     l.push(op);
     l.end_block();
     Some(())
 }
 
-/// Where the base of OUTS's memory operand is; INS has none.
-fn segment(i: &Instruction) -> u8 {
-    match i.memory_segment() {
-        Register::FS => FS_BASE,
-        Register::GS => GS_BASE,
-        _ => NONE,
+/// The linear address of the element, whose offset is in a register.
+fn element<W: Word>(core: &mut Core, op: &Op, register: u8, write: bool) -> Result<u64, Stop> {
+    let offset = core.regs[register] & op.imm;
+    if op.index != 0 {
+        return core.segment_address(op.third.wrapping_sub(BASES), offset, W::BYTES, write);
     }
-}
-
-fn is_short(i: &Instruction) -> bool {
-    (0..i.op_count()).any(|n| matches!(i.op_kind(n), OpKind::MemoryESEDI | OpKind::MemorySegESI))
+    Ok(offset.wrapping_add(core.regs[op.third]))
 }
 
 /// One element of an INS; with REP, it goes on at the same instruction until none are left, so that
 /// a wish to leave is heard after each.
 fn read_string<W: Word, const REP: bool>(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
-    let mask = mask(op);
-    if REP && core.regs[RCX] & mask == 0 {
+    if REP && core.regs[RCX] & op.imm == 0 {
         return core.leave_block(op);
     }
     let port = core.reg(RDX);
@@ -153,7 +156,7 @@ fn read_string<W: Word, const REP: bool>(core: &mut Core, op: &Op, world: &World
     if !core.careful {
         return Err(Stop::Careful);
     }
-    let to = core.regs[RDI] & mask;
+    let to = element::<W>(core, op, RDI, true)?;
     // What the device gives cannot be given back.
     core.probe_write(to, W::BYTES as usize, world)?;
     let value: W = core.input(port, world);
@@ -164,8 +167,7 @@ fn read_string<W: Word, const REP: bool>(core: &mut Core, op: &Op, world: &World
 
 /// One element of an OUTS.
 fn write_string<W: Word, const REP: bool>(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
-    let mask = mask(op);
-    if REP && core.regs[RCX] & mask == 0 {
+    if REP && core.regs[RCX] & op.imm == 0 {
         return core.leave_block(op);
     }
     let port = core.reg(RDX);
@@ -173,29 +175,24 @@ fn write_string<W: Word, const REP: bool>(core: &mut Core, op: &Op, world: &Worl
     if !core.careful {
         return Err(Stop::Careful);
     }
-    let from = core.regs[op.base].wrapping_add(core.regs[RSI] & mask);
+    let from = element::<W>(core, op, RSI, false)?;
     let value: W = core.load(from, world)?;
     core.output(port, value, world);
     advance::<W>(core, op, RSI);
     go_on::<REP>(core, op)
 }
 
-/// The bits of addresses and of the counter.
-fn mask(op: &Op) -> u64 {
-    if op.imm != 0 { u64::from(u32::MAX) } else { u64::MAX }
-}
-
 /// Moves an index register on by one element.
 fn advance<W: Word>(core: &mut Core, op: &Op, register: u8) {
     let step = if core.other_flags & DF == 0 { W::BYTES } else { W::BYTES.wrapping_neg() };
-    core.regs[register] = core.regs[register].wrapping_add(step) & mask(op);
+    set_masked(core, register, core.regs[register].wrapping_add(step), op.imm);
 }
 
 /// After one element.
 fn go_on<const REP: bool>(core: &mut Core, op: &Op) -> Done {
     if REP {
-        core.regs[RCX] = core.regs[RCX].wrapping_sub(1) & mask(op);
-        if core.regs[RCX] != 0 {
+        set_masked(core, RCX, core.regs[RCX].wrapping_sub(1), op.imm);
+        if core.regs[RCX] & op.imm != 0 {
             core.rip = core.regs[PAGE].wrapping_add(u64::from(op.offset));
             return Err(Stop::Jump);
         }

@@ -6,18 +6,30 @@ use iced_x86::{Mnemonic, OpKind, Register};
 use crate::{
     core::{Core, World},
     decode::{Form, Lowering},
-    isa::{Done, sized},
+    isa::{
+        Done, invalid, sized,
+        stack::{Stack, by_stack},
+    },
     op::{Exec, Op, Stop},
-    regs::{BASES, RSP},
+    regs::{BASES, PAGE, RSP},
     segment::is_null,
     state::Segment,
-    system::SS,
+    system::{DS, ES, FS, GS, SS, mode},
     word::Word,
 };
 
 pub(super) fn lower(l: &mut Lowering<'_>) -> Option<()> {
+    use Mnemonic::{Arpl, Lar, Lsl, Verr, Verw};
+    if l.mode & mode::REAL != 0
+        && matches!(l.instruction.mnemonic(), Arpl | Lar | Lsl | Verr | Verw)
+    {
+        l.push(l.bare(invalid));
+        return Some(());
+    }
     match l.instruction.mnemonic() {
+        Mnemonic::Arpl => adjust(l),
         Mnemonic::Lar => ask(l, look_reg::<true>, look_mem::<true>),
+        Mnemonic::Lds | Mnemonic::Les => far_pointer(l),
         Mnemonic::Lfs | Mnemonic::Lgs | Mnemonic::Lss => far_pointer(l),
         Mnemonic::Lsl => ask(l, look_reg::<false>, look_mem::<false>),
         Mnemonic::Mov => mov(l),
@@ -42,7 +54,7 @@ fn mov(l: &mut Lowering<'_>) -> Option<()> {
         }
         let (mut op, form) = l.operands();
         op.exec = if form == Form::RegMem { load_mem } else { load_reg };
-        l.push(op);
+        loads_segment(l, op);
     } else if is_segment(l, 1) {
         let (mut op, form) = l.operands();
         op.exec = match form {
@@ -69,18 +81,30 @@ impl Core {
         }
     }
 
+    /// What an operation returns that has loaded a segment register.
+    fn segment_loaded(&mut self, op: &Op) -> Done {
+        if op.imm == 0 {
+            return Ok(());
+        }
+        self.refresh_mode();
+        self.rip = self.regs[PAGE].wrapping_add(op.next());
+        Err(Stop::Jump)
+    }
+
     fn selector(&self, field: u8) -> u16 {
         self.segment(field.wrapping_sub(BASES)).selector
     }
 }
 
 fn load_reg(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
-    core.load_segment(op, core.reg(op.src), world)
+    core.load_segment(op, core.reg(op.src), world)?;
+    core.segment_loaded(op)
 }
 
 fn load_mem(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
     let selector = core.load(core.address(op), world)?;
-    core.load_segment(op, selector, world)
+    core.load_segment(op, selector, world)?;
+    core.segment_loaded(op)
 }
 
 fn store_reg<W: Word>(core: &mut Core, op: &Op, _: &World<'_>) -> Done {
@@ -92,44 +116,57 @@ fn store_mem(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
     core.store(core.address(op), core.selector(op.src), world)
 }
 
-/// PUSH and POP of FS and GS; no other is in 64-bit mode.
+/// Adds an operation that loads a segment register. Outside 64-bit code other segments can ask for
+/// other operations from there on.
+fn loads_segment(l: &mut Lowering<'_>, op: Op) {
+    // Where the block is told to go on by a jump.
+    let imm = u64::from(!l.is_long());
+    l.push(Op { imm, ..op });
+    if !l.is_long() {
+        l.end_block();
+    }
+}
+
+/// PUSH and POP; in 64-bit code of FS and GS only.
 fn stack(l: &mut Lowering<'_>, pop: bool) -> Option<()> {
-    let short = l.instruction.stack_pointer_increment().unsigned_abs() == 2;
+    let size = l.instruction.stack_pointer_increment().unsigned_abs();
     let mut op = l.operands().0;
     op.scale |= Op::STACK;
-    op.exec = match (pop, short) {
-        (true, true) => pop_segment::<u16>,
-        (true, false) => pop_segment::<u64>,
-        (false, true) => push_segment::<u16>,
-        (false, false) => push_segment::<u64>,
-    };
-    l.push(op);
+    if !pop {
+        op.exec = by_stack!(l, size, push_segment);
+        l.push(op);
+        return Some(());
+    }
+    op.exec = by_stack!(l, size, pop_segment);
+    loads_segment(l, op);
     Some(())
 }
 
-fn push_segment<W: Word>(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
-    core.push(W::of(core.selector(op.dst).into()), world)
+fn push_segment<W: Word, S: Stack>(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
+    core.push::<W, S>(W::of(core.selector(op.dst).into()), world)
 }
 
-fn pop_segment<W: Word>(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
-    let top = core.regs[RSP];
-    let selector = core.load::<W>(top, world)?.zext() as u16;
+fn pop_segment<W: Word, S: Stack>(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
+    let selector = core.peek::<W, S>(world)?.zext() as u16;
+    let wrapped = S::wrap(core, core.regs[RSP].wrapping_add(W::BYTES));
     core.load_segment(op, selector, world)?;
-    core.regs[RSP] = top.wrapping_add(W::BYTES);
-    Ok(())
+    S::set(core, wrapped);
+    core.segment_loaded(op)
 }
 
 fn far_pointer(l: &mut Lowering<'_>) -> Option<()> {
     let size = l.size(0);
     let segment = match l.instruction.mnemonic() {
-        Mnemonic::Lfs => crate::system::FS,
-        Mnemonic::Lgs => crate::system::GS,
+        Mnemonic::Lds => DS,
+        Mnemonic::Les => ES,
+        Mnemonic::Lfs => FS,
+        Mnemonic::Lgs => GS,
         _ => SS,
     };
     let mut op = l.operands().0;
     op.src = BASES + segment;
     op.exec = sized!(size, load_far);
-    l.push(op);
+    loads_segment(l, op);
     Some(())
 }
 
@@ -139,6 +176,34 @@ fn load_far<W: Word>(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
     let selector = core.load(at.wrapping_add(W::BYTES), world)?;
     core.load_segment(&Op { dst: op.src, ..*op }, selector, world)?;
     core.set_reg(op.dst, offset);
+    core.segment_loaded(op)
+}
+
+/// ARPL: raises a selector's RPL to that of another.
+fn adjust(l: &mut Lowering<'_>) -> Option<()> {
+    let (mut op, form) = l.operands();
+    op.exec = if form == Form::MemReg { adjust_mem } else { adjust_reg };
+    l.push(op);
+    Some(())
+}
+
+/// The selector with the higher RPL of the two, and whether that is the other one's.
+fn adjusted(selector: u16, other: u16) -> (u16, bool) {
+    let raised = selector & 3 < other & 3;
+    (if raised { selector & !3 | other & 3 } else { selector }, raised)
+}
+
+fn adjust_reg(core: &mut Core, op: &Op, _: &World<'_>) -> Done {
+    let (selector, raised) = adjusted(core.reg(op.dst), core.reg(op.src));
+    core.set_reg(op.dst, selector);
+    core.set_zf(raised);
+    Ok(())
+}
+
+fn adjust_mem(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
+    let other = core.reg(op.src);
+    let (old, _) = core.update(core.address(op), world, |old| adjusted(old, other).0)?;
+    core.set_zf(adjusted(old, other).1);
     Ok(())
 }
 
@@ -153,8 +218,9 @@ fn ask(l: &mut Lowering<'_>, reg: Exec, mem: Exec) -> Option<()> {
 }
 
 /// Which system segments LAR, and LSL, speak of (Intel SDM 2, tables 3-53 and 3-57).
-fn has_answer(kind: u8, rights: bool) -> bool {
-    matches!(kind, 2 | 9 | 11) || rights && kind == 12
+fn has_answer(kind: u8, rights: bool, long: bool) -> bool {
+    let old = matches!(kind, 1 | 3) || rights && matches!(kind, 4 | 5);
+    matches!(kind, 2 | 9 | 11) || rights && kind == 12 || !long && old
 }
 
 /// The segment that a selector names, if there is one that this level may know of.
@@ -183,8 +249,9 @@ fn look_mem<const RIGHTS: bool>(core: &mut Core, op: &Op, world: &World<'_>) -> 
 
 /// LAR and LSL: ZF says whether there is an answer.
 fn look<const RIGHTS: bool>(core: &mut Core, op: &Op, selector: u16, world: &World<'_>) -> Done {
+    let long = core.system.is_long();
     let segment = visible(core, selector, world)?
-        .filter(|segment| segment.system_type().is_none_or(|kind| has_answer(kind, RIGHTS)));
+        .filter(|segment| segment.system_type().is_none_or(|kind| has_answer(kind, RIGHTS, long)));
     core.set_zf(segment.is_some());
     if let Some(segment) = segment {
         let answer = if RIGHTS { segment.rights << 8 } else { segment.limit };

@@ -1,24 +1,30 @@
 //! Descriptor tables and the task register: LGDT, SGDT, LIDT, SIDT, LLDT, SLDT, LTR, STR.
 
-use iced_x86::Mnemonic;
+use iced_x86::{Code, Mnemonic};
 
 use crate::{
     core::{Core, World},
     decode::{Form, Lowering},
-    isa::Done,
+    isa::{Done, invalid},
     op::{Exec, Op, Stop},
     paging::is_canonical,
     segment::{error_code, is_null},
     state::{Segment, Table},
+    system::mode,
 };
 
-/// Types of system segments (Intel SDM 3, table 3-2).
+/// Types of system segments (Intel SDM 3, table 3-2). Outside long mode a TSS of 16 bits has 8 less.
 const LDT: u8 = 2;
 const TSS: u8 = 9;
 /// In the low word of a descriptor: its task is running.
 const BUSY: u64 = 1 << 41;
 
 pub(super) fn lower(l: &mut Lowering<'_>) -> Option<()> {
+    use Mnemonic::{Lldt, Ltr, Sldt, Str};
+    if l.mode & mode::REAL != 0 && matches!(l.instruction.mnemonic(), Lldt | Ltr | Sldt | Str) {
+        l.push(l.bare(invalid));
+        return Some(());
+    }
     let exec = match l.instruction.mnemonic() {
         Mnemonic::Lgdt => load::<false> as Exec,
         Mnemonic::Lidt => load::<true>,
@@ -30,7 +36,13 @@ pub(super) fn lower(l: &mut Lowering<'_>) -> Option<()> {
         Mnemonic::Str => return store_selector::<true>(l),
         _ => return None,
     };
-    let op = Op { exec, ..l.operands().0 };
+    // How much of the base is loaded: 24 bits with operands of 16.
+    let imm = match l.instruction.code() {
+        Code::Lgdt_m1632_16 | Code::Lidt_m1632_16 => 3,
+        _ if l.is_long() => 8,
+        _ => 4,
+    };
+    let op = Op { exec, imm, ..l.operands().0 };
     l.push(op);
     Some(())
 }
@@ -39,7 +51,11 @@ fn load<const INTERRUPTS: bool>(core: &mut Core, op: &Op, world: &World<'_>) -> 
     core.privileged()?;
     let at = core.address(op);
     let limit = core.load(at, world)?;
-    let base = core.load(at.wrapping_add(2), world)?;
+    let at = at.wrapping_add(2);
+    let base = match op.imm {
+        8 => core.load(at, world)?,
+        bytes => u64::from(core.load::<u32>(at, world)?) & (u64::MAX >> (64 - 8 * bytes)),
+    };
     if !is_canonical(base) {
         return Err(core.general_protection(0));
     }
@@ -51,9 +67,13 @@ fn load<const INTERRUPTS: bool>(core: &mut Core, op: &Op, world: &World<'_>) -> 
 fn store<const INTERRUPTS: bool>(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
     let Table { base, limit } = if INTERRUPTS { core.system.idtr } else { core.system.gdtr };
     let at = core.address(op);
-    core.probe_write(at, 10, world)?;
+    let len = if op.imm == 8 { 10 } else { 6 };
+    core.probe_write(at, len, world)?;
     core.store(at, limit, world)?;
-    core.store(at.wrapping_add(2), base, world)
+    match op.imm {
+        8 => core.store(at.wrapping_add(2), base, world),
+        _ => core.store(at.wrapping_add(2), base as u32, world),
+    }
 }
 
 /// An operation whose operand is a selector.
@@ -117,12 +137,18 @@ fn system_segment(
     if selector & 4 != 0 {
         return Err(core.general_protection(error_code(selector)));
     }
-    let at = core.descriptor_at(selector, 16)?;
-    let [low, high] = core.as_system(|core| core.load_table(at, world))?;
+    let long = core.system.is_long();
+    let at = core.descriptor_at(selector, if long { 16 } else { 8 })?;
+    let [low, high] = core.as_system(|core| {
+        let low = core.load(at, world)?;
+        Ok([low, if long { core.load(at.wrapping_add(8), world)? } else { 0 }])
+    })?;
     let mut segment = Segment::described(selector, low);
     segment.base |= high << 32;
     let no_type = high >> 40 & 31 == 0;
-    if segment.system_type() != Some(kind) || !no_type || !is_canonical(segment.base) {
+    let short = !long && kind == TSS;
+    let fits = |found: u8| found == kind || short && found == kind - 8;
+    if !segment.system_type().is_some_and(fits) || !no_type || !is_canonical(segment.base) {
         return Err(core.general_protection(error_code(selector)));
     }
     if !segment.is_present() {
