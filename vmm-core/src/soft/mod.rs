@@ -1,8 +1,8 @@
 //! The CPU in software (`vmm-cpu`) as a hypervisor: guests run on any host, without `/dev/kvm`.
 //!
-//! Slower than a processor, and the same everywhere. What is built: 64-bit code at any privilege
-//! level, on one vCPU, with or without the interrupt controllers of a PC. Other modes and larger
-//! machines are refused with an error that says so.
+//! Slower than a processor, and the same everywhere. What is built: one vCPU in any mode but
+//! virtual-8086 mode, with or without the interrupt controllers of a PC. Larger machines are refused
+//! with an error that says so.
 //!
 //! A thread runs each vCPU and nothing else: timers are looked at between instructions, and HLT
 //! waits for the next one.

@@ -19,7 +19,7 @@ const SHORT: Duration = Duration::from_millis(20);
 /// A guest that spins is stopped at its deadline, not before; again and again until the deadline is
 /// taken away; on whichever thread it runs. A kick needs no deadline and is not lost by one.
 pub(super) fn a_deadline_ends_run_on_any_thread(setup: &Setup<'_>) -> Result<(), Failure> {
-    let mut guest = Guest::either(setup, program!("spin"))?;
+    let mut guest = Guest::real(setup, None, program!("spin"))?;
     let io = Recorder::new();
     let vcpu = &mut *guest.vcpu;
     for _ in 0..20 {

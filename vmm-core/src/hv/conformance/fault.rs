@@ -59,7 +59,7 @@ pub(super) fn garbage_ends_in_an_exit_or_can_be_kicked(setup: &Setup<'_>) -> Res
     for n in 0..PROGRAMS {
         let program = garbage(&mut random);
         let mut guest = match n % 2 {
-            0 => Guest::either(setup, &program)?,
+            0 => Guest::real(setup, None, &program)?,
             _ => Guest::long(setup, None, &program)?,
         };
         // Its stack and everything else it may reach is garbage too.

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Failure, Limit, Setup};
+use super::{Failure, Setup};
 use crate::{
     arch::{
         CpuModel, DescriptorTable, Regs, Segment, SystemRegs, VcpuId, cr0, cr4, efer, paging,
@@ -94,15 +94,6 @@ impl Guest {
         code: &[u8],
     ) -> Result<Self, Failure> {
         Self::long_as(setup, &Plan { irq, ..Plan::default() }, code)
-    }
-
-    /// In real mode if the host has it, else in 64-bit mode: for programs that mean the same in
-    /// both.
-    pub(super) fn either(setup: &Setup<'_>, code: &[u8]) -> Result<Self, Failure> {
-        match setup.limits.contains(&Limit::OtherModes) {
-            true => Self::long(setup, None, code),
-            false => Self::real(setup, None, code),
-        }
     }
 
     /// Like [`real`](Self::real).

@@ -9,7 +9,7 @@ use super::{
 pub(super) fn halt_without_interrupt_controllers_ends_run(
     setup: &Setup<'_>,
 ) -> Result<(), Failure> {
-    let mut guest = Guest::either(setup, program!("halt"))?;
+    let mut guest = Guest::real(setup, None, program!("halt"))?;
     let io = Recorder::new();
     for round in 1..=3u8 {
         guest.run_to_halt(&io)?;

@@ -70,7 +70,7 @@ fn drop_to_ring_3(guest: &mut Guest) -> Result<(), Failure> {
 /// Kicks that come before `run` make it return at once, without a single instruction, and count as
 /// one.
 pub(super) fn kicks_before_run_end_it_at_once_and_once(setup: &Setup<'_>) -> Result<(), Failure> {
-    let mut guest = Guest::either(setup, program!("halt"))?;
+    let mut guest = Guest::real(setup, None, program!("halt"))?;
     let kicker = guest.vcpu.kicker();
     let io = Recorder::new();
     let before = guest.vcpu.regs()?;

@@ -88,8 +88,6 @@ pub enum Limit {
     Interrupts,
     /// Interrupts in service, which hold back others until the guest acknowledges them.
     InterruptsInService,
-    /// Modes other than 64-bit mode.
-    OtherModes,
     /// Paging outside long mode: 32-bit and PAE.
     Paging32,
     /// More than one vCPU.
@@ -111,7 +109,6 @@ impl Limit {
             Self::InterruptsInService => {
                 "interrupts are acknowledged as they are delivered on this host"
             }
-            Self::OtherModes => "not built: modes other than 64-bit mode",
             Self::Paging32 => "32-bit and PAE paging do not run on this host",
             Self::SeveralVcpus => "not built: more than one vCPU",
             Self::SimdRing0 => "x87, SSE and AVX do not run in ring 0 on this host",
@@ -178,7 +175,7 @@ bodies! {
     doorbells::a_doorbell_is_added_and_removed_once;
     doorbells::a_doorbell_takes_only_stores_that_match;
     cpuid::a_feature_taken_from_the_model_is_absent;
-    mode::a_guest_can_go_from_real_mode_to_ring_3_and_back needs OtherModes;
+    mode::a_guest_can_go_from_real_mode_to_ring_3_and_back;
     moves::a_halted_vcpu_is_moved_and_wakes needs Interrupts;
     host_call::a_host_call_ends_run_with_registers_in_place;
     fault::a_jump_to_no_ram_is_a_fault_exit;
@@ -219,7 +216,7 @@ bodies! {
     mmio::mmio_stores_of_each_width_arrive_whole;
     storm::no_kick_of_a_storm_is_lost_nor_any_access;
     kick::one_kick_brings_back_a_spinning_guest;
-    mode::paging_outside_long_mode_works needs OtherModes Paging32;
+    mode::paging_outside_long_mode_works needs Paging32;
     interrupts::pins_that_do_not_exist_are_refused needs Interrupts;
     port::port_accesses_of_each_width_and_form_work;
     modify::read_modify_write_on_mmio_is_one_read_then_one_write;
