@@ -14,7 +14,6 @@ use vmm_core::{
     boot::{self, Elf64, Found, Linux, Multiboot, Protocol, Way},
     host::{self, Need},
     hv::Hypervisor,
-    kvm::Kvm,
     machine::{Builder, Outcome},
 };
 use vmm_devices::{DebugExit, I8042, Rtc, Serial};
@@ -27,7 +26,8 @@ Usage: cargo run --example unikernel -- IMAGE [OPTIONS] [-- ARGUMENTS]
   --inspect             only say how IMAGE can be started, and why
   --mem MIB             memory in MiB (64)
   --cpus N              number of vCPUs (1)
-  --backend auto|kvm    what runs it: the best this host has, with the reason (auto), or KVM
+  --backend NAME        what runs it: kvm, soft (the CPU in software), or the best this host has,
+                        with the reason (auto)
   --module FILE[=TEXT]  a file for the guest, with a command line of its own; may be repeated.
                         PVH and Linux take one, without TEXT, as their initrd
   --help                this text
@@ -74,7 +74,7 @@ struct Options {
 enum Backend {
     #[default]
     Auto,
-    Kvm,
+    Named(&'static str),
 }
 
 fn main() -> ExitCode {
@@ -106,7 +106,7 @@ fn run(options: &Options) -> Result<u8> {
             say(format!("on {} ({})", choice.name(), choice.reason()));
             choice.into()
         }
-        Backend::Kvm => Arc::new(Kvm::open()?),
+        Backend::Named(name) => host::named(name)?.into(),
     };
     let size = options.mem.unwrap_or(64).checked_mul(1 << 20).ok_or("--mem: too much")?;
     let machine = Machine::builder()
@@ -213,8 +213,9 @@ impl Backend {
     fn parse(name: &str) -> Result<Self> {
         match name {
             "auto" => Ok(Self::Auto),
-            "kvm" => Ok(Self::Kvm),
-            _ => Err(format!("--backend: {name} is neither auto nor kvm").into()),
+            "kvm" => Ok(Self::Named("kvm")),
+            "soft" => Ok(Self::Named("soft")),
+            _ => Err(format!("--backend: {name} is none of auto, kvm, soft").into()),
         }
     }
 }

@@ -64,6 +64,7 @@ fn told(feature: CpuidFeature) -> Told {
         F::TSC => (1, 0, EDX, 4),
         F::MSR => (1, 0, EDX, 5),
         F::CX8 => (1, 0, EDX, 8),
+        F::SEP => (1, 0, EDX, 11),
         F::CMOV => (1, 0, EDX, 15),
         F::CLFSH => (1, 0, EDX, 19),
         F::MMX => (1, 0, EDX, 23),

@@ -18,7 +18,7 @@ pub(super) fn lower(l: &mut Lowering<'_>) -> Option<()> {
     let exec: Exec = match l.instruction.mnemonic() {
         Mnemonic::Syscall => syscall,
         Mnemonic::Sysenter => sysenter,
-        Mnemonic::Sysexit => sysexit,
+        Mnemonic::Sysexit | Mnemonic::Sysexitq => sysexit,
         Mnemonic::Sysret if l.instruction.code() == Code::Sysretd => sysret::<false>,
         Mnemonic::Sysretq => sysret::<true>,
         _ => return None,
