@@ -21,6 +21,8 @@ mod flags;
 mod fp;
 mod io;
 mod isa;
+#[cfg(test)]
+mod modes;
 mod msr;
 mod op;
 mod paging;
