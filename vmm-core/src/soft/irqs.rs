@@ -18,8 +18,8 @@ use crate::{
     process::Owner,
 };
 
-/// The interrupt controllers of a VM. The lock is held for a few instructions, and no other is taken
-/// meanwhile.
+/// The interrupt controllers of a VM. The lock is held for a few instructions and a write to an
+/// eventfd, and no other is taken meanwhile.
 pub(super) struct Irqs {
     owner: Owner,
     clock: Arc<Clock>,
