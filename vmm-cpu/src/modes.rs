@@ -433,7 +433,7 @@ fn the_system_reaches_users_pages_only_if_smap_and_ac_let_it() {
     // Only that page is the users'.
     for page in 0..256u64 {
         let user = if page == DATA / 4096 { 4 } else { 0 };
-        put(&ram, 0x4000 + page * 8, &[page * 4096 | 3 | user]);
+        put(&ram, 0x4000 + page * 8, &[(page * 4096) | 3 | user]);
     }
     let mut state = cpu.state();
     state.cr4 |= 1 << 21;
