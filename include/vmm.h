@@ -177,6 +177,8 @@ typedef enum {
   VMM_CAUSE_SIGNAL = 6,
   // It took longer than it may.
   VMM_CAUSE_TIMED_OUT = 7,
+  // The function of vmm_sandbox_config_set_interruptible wanted it.
+  VMM_CAUSE_INTERRUPTED = 8,
 } vmm_cause;
 
 // What a vmm_value is.
@@ -235,6 +237,10 @@ typedef struct vmm_sandbox vmm_sandbox;
 // be seen, input empty, output captured, no limit of time.
 typedef struct vmm_sandbox_config vmm_sandbox_config;
 
+// A sandbox as it was at one moment. Nothing changes it any more; any thread may use it, several at
+// once; it outlives the sandbox.
+typedef struct vmm_snapshot vmm_snapshot;
+
 // A range of a guest's memory where it lies in this process. It keeps the memory, also when the
 // machine is freed.
 typedef struct vmm_view vmm_view;
@@ -289,6 +295,12 @@ typedef struct {
   uint64_t rflags;
 } vmm_regs;
 
+// Whether the program may go on: 0 if it may.
+typedef int32_t (*vmm_ask_fn)(void *user);
+
+// Called when the library is done with `user`.
+typedef void (*vmm_drop_fn)(void *user);
+
 // One argument or result. vmm_int64 and its like make one.
 typedef struct {
   // One of vmm_kind.
@@ -312,9 +324,6 @@ typedef int32_t (*vmm_host_fn)(void *user,
                                const vmm_value *arguments,
                                size_t count,
                                vmm_result *result);
-
-// Called when the library is done with `user`.
-typedef void (*vmm_drop_fn)(void *user);
 
 #ifdef __cplusplus
 extern "C" {
@@ -621,6 +630,14 @@ void vmm_sandbox_config_add_mount(vmm_sandbox_config *config,
                                   const char *at,
                                   bool writable);
 
+// Calls `ask` on the thread that runs the program, right after a signal was handled there and every
+// 50 ms; if it does not give 0, the start or call ends with VMM_CAUSE_INTERRUPTED. It is how an
+// interpreter has its own handlers run. `drop` as for vmm_sandbox_config_add_host_fn.
+void vmm_sandbox_config_set_interruptible(vmm_sandbox_config *config,
+                                          vmm_ask_fn ask,
+                                          void *user,
+                                          vmm_drop_fn drop);
+
 // Gives the program a function of the host by this name (vmm_call of vmm_guest.h). `drop` may be
 // NULL; it is called when the sandbox is freed, or the description if there is none.
 void vmm_sandbox_config_add_host_fn(vmm_sandbox_config *config,
@@ -714,6 +731,26 @@ void vmm_canceller_cancel(const vmm_canceller *canceller);
 
 // Frees a canceller; nothing happens to the sandbox.
 void vmm_canceller_free(vmm_canceller *canceller);
+
+// Keeps what a sandbox is now, which is new or ready. It goes on as before; nothing that it does
+// later reaches the snapshot or a fork.
+vmm_status vmm_sandbox_snapshot(vmm_sandbox *sandbox, vmm_snapshot **snapshot, vmm_error **error);
+
+// Makes another sandbox, in a VM of its own, that goes on from the snapshot and shares its memory
+// until it writes. Functions of the host are the same; captured output starts empty; random numbers
+// are its own.
+vmm_status vmm_snapshot_fork(const vmm_snapshot *snapshot,
+                             vmm_sandbox **sandbox,
+                             vmm_error **error);
+
+// Puts a sandbox back to a snapshot, whatever has become of its program since. What it costs follows
+// what was written since, if it was forked from that snapshot, reset to it or made into it last.
+vmm_status vmm_sandbox_reset(vmm_sandbox *sandbox,
+                             const vmm_snapshot *to,
+                             vmm_error **error);
+
+// Frees a snapshot; its forks stay.
+void vmm_snapshot_free(vmm_snapshot *snapshot);
 
 #ifdef __cplusplus
 }  // extern "C"

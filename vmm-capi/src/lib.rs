@@ -39,3 +39,5 @@ mod sandbox_config;
 mod value;
 
 mod sandbox;
+
+mod snapshot;

@@ -47,6 +47,8 @@ pub enum vmm_cause {
     Signal = 6,
     /// It took longer than it may.
     TimedOut = 7,
+    /// The function of vmm_sandbox_config_set_interruptible wanted it.
+    Interrupted = 8,
 }
 
 /// How a run ended, for programs and for readers.
@@ -108,6 +110,7 @@ impl From<&Cause> for vmm_cause {
             Cause::CpuTime(_) => Self::CpuTime,
             Cause::Fault(_) => Self::Fault,
             Cause::HostFunction(..) => Self::HostFunction,
+            Cause::Interrupted => Self::Interrupted,
             Cause::Output(_) => Self::Output,
             Cause::Signal(_) => Self::Signal,
             Cause::TimedOut(_) => Self::TimedOut,

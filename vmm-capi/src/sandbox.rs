@@ -4,7 +4,7 @@
 
 use std::ffi::{c_char, c_void};
 
-use ::vmm_sandbox::{Canceller, Sandbox, State};
+use ::vmm_sandbox::{Canceller, Sandbox, Snapshot, State};
 use vmm_core::Result;
 
 use crate::{
@@ -50,8 +50,17 @@ impl vmm_sandbox {
         Self { used: Exclusive::new("sandbox", used), canceller }
     }
 
-    fn with<R>(&self, work: impl FnOnce(&mut Sandbox) -> Result<R>) -> Result<R> {
+    pub(crate) fn with<R>(&self, work: impl FnOnce(&mut Sandbox) -> Result<R>) -> Result<R> {
         self.used.with(|used| work(&mut used.sandbox))
+    }
+
+    /// What was captured and not taken belongs to what the sandbox was before.
+    pub(crate) fn reset(&self, to: &Snapshot) -> Result<()> {
+        self.used.with(|used| {
+            used.sandbox.reset(to)?;
+            used.output = Default::default();
+            Ok(())
+        })
     }
 }
 

@@ -2,7 +2,10 @@
 
 #![expect(unsafe_code, reason = "what C passes are pointers")]
 
-use std::ffi::{c_char, c_void};
+use std::{
+    ffi::{c_char, c_void},
+    ops::ControlFlow,
+};
 
 use ::vmm_sandbox::{Access, Builder, HostFunction, Input, Sandbox, Value};
 use vmm_core::{
@@ -341,6 +344,59 @@ impl Drop for Function {
             // SAFETY: the caller's function with the caller's pointer, for the last time.
             unsafe { drop(self.user) };
         }
+    }
+}
+
+/// Whether the program may go on: 0 if it may.
+pub type vmm_ask_fn = Option<unsafe extern "C" fn(user: *mut c_void) -> i32>;
+
+/// A question of the caller's, and what it is asked with.
+struct Question {
+    ask: vmm_ask_fn,
+    user: *mut c_void,
+    drop: vmm_drop_fn,
+}
+
+// SAFETY: the header says on which threads it is called: any, several at once.
+unsafe impl Send for Question {}
+// SAFETY: as above.
+unsafe impl Sync for Question {}
+
+impl Question {
+    fn ask(&self) -> ControlFlow<()> {
+        // SAFETY: the caller's function with the caller's pointer.
+        match self.ask.map_or(0, |ask| unsafe { ask(self.user) }) {
+            0 => ControlFlow::Continue(()),
+            _ => ControlFlow::Break(()),
+        }
+    }
+}
+
+impl Drop for Question {
+    fn drop(&mut self) {
+        if let Some(drop) = self.drop {
+            // SAFETY: the caller's function with the caller's pointer, for the last time.
+            unsafe { drop(self.user) };
+        }
+    }
+}
+
+/// Calls `ask` on the thread that runs the program, right after a signal was handled there and every
+/// 50 ms; if it does not give 0, the start or call ends with VMM_CAUSE_INTERRUPTED. It is how an
+/// interpreter has its own handlers run. `drop` as for vmm_sandbox_config_add_host_fn.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmm_sandbox_config_set_interruptible(
+    config: *mut vmm_sandbox_config,
+    ask: vmm_ask_fn,
+    user: *mut c_void,
+    drop: vmm_drop_fn,
+) {
+    let question = Question { ask, user, drop };
+    // SAFETY: the header's rules.
+    unsafe {
+        change(config, |description| {
+            description.add(|builder| Ok(builder.interruptible(move || question.ask())));
+        });
     }
 }
 

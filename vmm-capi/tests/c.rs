@@ -99,6 +99,9 @@ fn a_device_in_c_drives_a_guest() {
     assert_eq!(said, "powered off with code 5; the counter is at 6\n");
 }
 
+/// What the example `fork` prints.
+const FORKED: &str = "child 0: 1\nchild 1: 2\nchild 2: 3\nafter a reset: 16\n";
+
 #[test]
 fn a_program_is_called_and_calls_the_host() {
     let directory = tempfile::tempdir().unwrap();
@@ -110,8 +113,12 @@ fn a_program_is_called_and_calls_the_host() {
         .arg("-o")
         .arg(&guest));
     let host = compile("examples/hostcall.c", directory.path());
-    let said = text(&run(Command::new(host).arg(guest)));
+    let said = text(&run(Command::new(host).arg(&guest)));
     assert_eq!(said, "score: 16 (4 calls of the host)\n");
+    assert_eq!(
+        text(&run(Command::new(compile("examples/fork.c", directory.path())).arg(&guest))),
+        FORKED
+    );
 }
 
 #[test]

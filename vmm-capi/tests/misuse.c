@@ -68,6 +68,7 @@ static void null_is_refused_everywhere(void)
 {
     vmm_machine *machine;
     vmm_sandbox *sandbox;
+    vmm_snapshot *snapshot;
     vmm_outcome outcome;
     vmm_device *device;
     vmm_event event;
@@ -147,6 +148,10 @@ static void null_is_refused_everywhere(void)
     FAILS(vmm_sandbox_start(NULL, &outcome, &error), VMM_STATUS_BAD_CONFIG, "sandbox is NULL");
     FAILS(vmm_sandbox_call(NULL, "f", NULL, 0, NULL, &error), VMM_STATUS_BAD_CONFIG, "sandbox is NULL");
     FAILS(vmm_sandbox_get_state(NULL, NULL, &error), VMM_STATUS_BAD_CONFIG, "sandbox is NULL");
+    FAILS(vmm_sandbox_snapshot(NULL, &snapshot, &error), VMM_STATUS_BAD_CONFIG, "sandbox is NULL");
+    FAILS(vmm_sandbox_reset(NULL, NULL, &error), VMM_STATUS_BAD_CONFIG, "to is NULL");
+    FAILS(vmm_snapshot_fork(NULL, &sandbox, &error), VMM_STATUS_BAD_CONFIG, "snapshot is NULL");
+    vmm_snapshot_free(NULL);
     /* And nobody has to look at the error. */
     CHECK(vmm_machine_reset(NULL, NULL) == VMM_STATUS_BAD_CONFIG);
 }

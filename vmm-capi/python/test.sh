@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Builds the wheel, installs it where nothing else is, runs its tests: vmm-capi/python/test.sh [LIBRARIES]
+set -euo pipefail
+
+[ "${1:-}" != --help ] || { sed -n 's/^# //p' "$0"; exit; }
+libraries=${1:-}
+[ -z "$libraries" ] || libraries=$(realpath "$libraries")
+cd "$(dirname "$0")"
+place=$(mktemp -d)
+trap 'rm -rf "$place"' EXIT
+
+"${PYTHON:-python3}" -m venv "$place/venv"
+if ! "$place/venv/bin/pip" install --quiet --upgrade --disable-pip-version-check cffi pytest setuptools; then
+    echo "skipped: the Python package: its tools cannot be had here (pip install cffi pytest setuptools)"
+    exit 0
+fi
+PIP_NO_BUILD_ISOLATION=0 PYTHON="$place/venv/bin/python" ./build.sh "$place" $libraries
+"$place/venv/bin/pip" install --quiet --upgrade --disable-pip-version-check "$place"/vmm-*.whl
+# Away from the sources: what is tested is what was installed.
+cp -r tests "$place/tests"
+cd "$place"
+VMM_GUEST_INCLUDE="$OLDPWD/../../vmm-sandbox/guest/include" venv/bin/python -m pytest -q tests
+venv/bin/python -m pytest -q --doctest-modules --pyargs vmm

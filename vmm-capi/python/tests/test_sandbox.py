@@ -1,0 +1,134 @@
+"""Sandboxes: programs, calls, functions of the host, forks."""
+
+import os
+import subprocess
+
+import pytest
+
+import vmm
+
+from .test_machine import interrupt_me
+
+INCLUDE = os.environ["VMM_GUEST_INCLUDE"]  # Where vmm_guest.h is.
+
+SOURCE = r"""
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+#include <vmm_guest.h>
+
+long add(int a, unsigned char *bytes, size_t size) { for (size_t i = 0; i < size; i++) a += bytes[i]++; return a; }
+int negative(void) { return -3; }
+double half(double x) { return x / 2; }
+bool is_big(long x) { return x > 1000; }
+const char *greet(const char *name) { static char text[64]; snprintf(text, sizeof text, "hello %s", name); return text; }
+static long total;
+long count(long n) { return total += n; }
+void knock_and_spin(void) { vmm_call("knock", NULL, 0, NULL); for (;;) { } }
+void spin(void) { for (;;) { } }
+long ask(long n)
+{
+    struct vmm_value argument = vmm_integer(n), result;
+    long failed = vmm_call("twice", &argument, 1, &result);
+    return failed ? failed : (long)result.word;
+}
+int main(int argc, char **argv)
+{
+    if (argc > 1 && strcmp(argv[1], "cat") == 0) {
+        char data[100];
+        ssize_t n = read(0, data, sizeof data);
+        write(1, data, n);
+        return 5;
+    }
+    if (argc > 1 && strcmp(argv[1], "spin") == 0)
+        spin();
+    return (int)vmm_ready();
+}
+"""
+
+
+@pytest.fixture(scope="session")
+def program(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("program")
+    source = directory / "program.c"
+    source.write_text("#include <stdbool.h>\n" + SOURCE)
+    command = ["cc", "-static", "-O1", f"-I{INCLUDE}", str(source), "-o", str(directory / "program")]
+    subprocess.run(command, check=True)
+    return directory / "program"
+
+
+@pytest.fixture(params=["auto", "soft"])
+def ready(program, request):
+    with vmm.Sandbox(
+        program, functions={"twice": lambda n: 2 * n}, backend=request.param, timeout=600
+    ) as sandbox:
+        assert sandbox.start().ending is vmm.Ending.READY
+        yield sandbox
+
+
+def test_a_program_runs(program):
+    sandbox = vmm.Sandbox(program, args=["program", "cat"], stdin=b"what it reads")
+    outcome = sandbox.start()
+    assert (outcome.ending, outcome.code, str(outcome)) == (vmm.Ending.EXITED, 5, "exited with status 5")
+    assert sandbox.take_stdout() == b"what it reads"
+    assert sandbox.take_stdout() == b""
+    with pytest.raises(vmm.WrongState):
+        sandbox.start()
+
+
+def test_calls_take_and_give_every_kind(ready):
+    data = bytearray(b"\x01\x02")
+    assert ready.call("add", 10, data) == 13
+    assert data == b"\x02\x03"
+    assert ready.call("add", 10, b"\x01") == 11
+    assert ready.call("negative", returns=vmm.int32) == -3
+    assert ready.call("half", 5.0, returns=float) == 2.5
+    assert ready.call("is_big", 1001, returns=bool) is True
+    assert ready.call("greet", "wörld", returns=str) == "hello wörld"
+    assert ready.call("ask", 21) == 42
+    with pytest.raises(vmm.NotFound, match="nothing"):
+        ready.call("nothing")
+    with pytest.raises(TypeError):
+        ready.call("add", object())
+    with pytest.raises(ValueError):
+        ready.call("greet", "long", returns=str, size=3)
+
+
+def test_what_a_function_of_the_host_raises_is_raised_by_the_call(program):
+    def twice(n):
+        raise LookupError(n)
+
+    sandbox = vmm.Sandbox(program, functions={"twice": twice})
+    sandbox.start()
+    with pytest.raises(LookupError, match="7"):
+        sandbox.call("ask", 7)
+
+
+def test_forks_and_resets(ready):
+    assert ready.call("count", 1) == 1
+    warm = ready.snapshot()
+    children = [warm.fork() for _ in range(3)]
+    assert [child.call("count", n) for n, child in enumerate(children)] == [1, 2, 3]
+    assert children[0].call("ask", 4) == 8
+    children[2].reset(warm)
+    assert children[2].call("count", 10) == 11
+    assert ready.call("count", 1) == 2
+
+
+def test_time_runs_out_and_the_sandbox_comes_back(program):
+    sandbox = vmm.Sandbox(program, timeout=0.05)
+    sandbox.start()
+    warm = sandbox.snapshot()
+    with pytest.raises(vmm.Poisoned, match="took longer"):
+        sandbox.call("spin")
+    sandbox.reset(warm)
+    assert sandbox.call("count", 1) == 1
+    outcome = vmm.Sandbox(program, args=["program", "spin"], timeout=0.05).start()
+    assert outcome.cause is vmm.Cause.TIMED_OUT
+
+
+def test_control_c_ends_a_call(program):
+    sandbox = vmm.Sandbox(program, functions={"knock": interrupt_me})
+    sandbox.start()
+    with pytest.raises(KeyboardInterrupt):
+        sandbox.call("knock_and_spin")

@@ -1,0 +1,281 @@
+"""Machines."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import dataclass
+from typing import Any, Dict, Optional, Sequence, Tuple, Union
+
+from .device import Device
+from .error import Interrupted, call
+from .library import ffi, lib, path, text
+from .outcome import Outcome, State
+
+PathName = Union[str, bytes, "os.PathLike[str]"]
+
+
+@dataclass(frozen=True)
+class Linux:
+    """Boots a Linux kernel: a bzImage or vmlinux."""
+
+    kernel: PathName
+    initrd: Optional[PathName] = None
+    cmdline: Optional[str] = None
+
+    def _boot(self, config: Any) -> None:
+        initrd = ffi.NULL if self.initrd is None else path(self.initrd)
+        lib.vmm_config_boot_linux(config, path(self.kernel), initrd, _line(self.cmdline))
+
+
+@dataclass(frozen=True)
+class Multiboot:
+    """Boots a kernel by Multiboot 1."""
+
+    kernel: PathName
+    cmdline: Optional[str] = None
+
+    def _boot(self, config: Any) -> None:
+        lib.vmm_config_boot_multiboot(config, path(self.kernel), _line(self.cmdline))
+
+
+@dataclass(frozen=True)
+class Elf64:
+    """Boots a plain 64-bit ELF program without a kernel."""
+
+    program: PathName
+    cmdline: Optional[str] = None
+
+    def _boot(self, config: Any) -> None:
+        lib.vmm_config_boot_elf64(config, path(self.program), _line(self.cmdline))
+
+
+@dataclass(frozen=True)
+class LongMode:
+    """Boots instructions as they are, in 64-bit mode, at 0x10000."""
+
+    image: bytes
+
+    def _boot(self, config: Any) -> None:
+        lib.vmm_config_boot_long_mode(config, self.image, len(self.image))
+
+
+@dataclass(frozen=True)
+class RealMode:
+    """Boots instructions as they are, in 16-bit real mode, at 0x7c00."""
+
+    image: bytes
+
+    def _boot(self, config: Any) -> None:
+        lib.vmm_config_boot_real_mode(config, self.image, len(self.image))
+
+
+class Machine:
+    """A virtual machine; also a context manager, which frees it.
+
+    `serial` is a pair of descriptors, input and output, either of which may be None.
+
+    >>> machine = Machine(memory=1 << 20, boot=LongMode(b"\\xf4"), interrupts=False)
+    >>> print(machine.run())
+    halted
+    """
+
+    def __init__(
+        self,
+        *,
+        memory: int,
+        boot: Union[Linux, Multiboot, Elf64, LongMode, RealMode],
+        vcpus: int = 1,
+        backend: str = "auto",
+        interrupts: bool = True,
+        serial: Optional[Tuple[Optional[int], Optional[int]]] = None,
+        rtc: bool = False,
+        i8042: bool = False,
+        debug_exit: bool = False,
+        devices: Sequence[Device] = (),
+    ) -> None:
+        config = ffi.gc(lib.vmm_config_new(), lib.vmm_config_free)
+        lib.vmm_config_set_backend(config, backend.encode())
+        lib.vmm_config_set_memory(config, memory)
+        lib.vmm_config_set_vcpus(config, vcpus)
+        lib.vmm_config_set_interrupts(config, interrupts)
+        boot._boot(config)
+        if serial is not None:
+            lib.vmm_config_add_serial(config, *(-1 if fd is None else fd for fd in serial))
+        for wanted, add in (
+            (rtc, lib.vmm_config_add_rtc),
+            (i8042, lib.vmm_config_add_i8042),
+            (debug_exit, lib.vmm_config_add_debug_exit),
+        ):
+            if wanted:
+                add(config)
+        self._devices = tuple(devices)
+        for device in devices:
+            lib.vmm_config_add_device(config, device._make())
+        made = ffi.new("vmm_machine **")
+        call(lib.vmm_machine_new, config, made)
+        self._machine = ffi.gc(made[0], lib.vmm_machine_free)
+        self._handle = ffi.gc(lib.vmm_machine_handle(self._machine), lib.vmm_handle_free)
+
+    _machine: Any = ffi.NULL
+    _devices: Tuple[Device, ...] = ()
+
+    def __del__(self) -> None:
+        self.close()
+
+    def __enter__(self) -> Machine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stops the machine and frees it; every later call fails."""
+        machine, self._machine = self._machine, ffi.NULL
+        if machine:
+            ffi.release(machine)
+        for device in self._devices:
+            # C keeps the device, which keeps what C has of it.
+            device._made = None
+
+    @property
+    def backend(self) -> str:
+        """The back end that runs it, and why that one."""
+        name, why = lib.vmm_machine_backend, lib.vmm_machine_backend_reason
+        return f"{text(name(self._machine))} ({text(why(self._machine))})"
+
+    def run(self) -> Outcome:
+        """Runs the guest on this thread until it ends. Python's signal handlers run meanwhile: Ctrl-C
+        raises KeyboardInterrupt, after which it can be run on.
+        """
+        outcome = ffi.new("vmm_outcome *")
+        while True:
+            try:
+                self._call(lib.vmm_machine_run, self._machine, outcome)
+                return Outcome.of(outcome)
+            except Interrupted:
+                # Handlers have run, and have not raised.
+                pass
+
+    def start(self) -> None:
+        """Runs the guest on a thread of its own; `wait` tells what becomes of it."""
+        call(lib.vmm_machine_start, self._machine)
+
+    async def wait(self) -> Outcome:
+        """Waits until a machine that was started ends. A task that is cancelled stops it.
+
+        >>> async def both():
+        ...     machines = [Machine(memory=1 << 20, boot=LongMode(b"\\xf4"), interrupts=False) for _ in "ab"]
+        ...     for machine in machines:
+        ...         machine.start()
+        ...     return await asyncio.gather(*(machine.wait() for machine in machines))
+        >>> [str(outcome) for outcome in asyncio.run(both())]
+        ['halted', 'halted']
+        """
+        loop = asyncio.get_running_loop()
+        fd = ffi.new("int32_t *")
+        call(lib.vmm_machine_event_fd, self._machine, fd)
+        while True:
+            ready = asyncio.Event()
+            loop.add_reader(fd[0], ready.set)
+            try:
+                await ready.wait()
+            except asyncio.CancelledError:
+                self.stop()
+                raise
+            finally:
+                loop.remove_reader(fd[0])
+            outcome = self.poll()
+            if outcome is not None:
+                return outcome
+
+    def poll(self) -> Optional[Outcome]:
+        """How a run ended since the last time, if one did. Never waits."""
+        event, outcome = ffi.new("vmm_event *"), ffi.new("vmm_outcome *")
+        self._call(lib.vmm_machine_next_event, self._machine, event, outcome)
+        return Outcome.of(outcome) if event[0] == lib.VMM_EVENT_ENDED else None
+
+    def stop(self) -> None:
+        """Ends the machine, from any thread or a device."""
+        call(lib.vmm_handle_stop, self._handle)
+
+    @property
+    def state(self) -> State:
+        """What the machine is doing now."""
+        now = ffi.new("vmm_machine_state *")
+        call(lib.vmm_handle_state, self._handle, now)
+        return State(now[0])
+
+    def pause(self, within: float = 10.0) -> None:
+        """Pauses the machine: when this returns nothing of it runs, until `resume`. A device that
+        keeps its thread for longer than `within` seconds makes it fail.
+        """
+        call(lib.vmm_handle_pause, self._handle, int(within * 1e9))
+
+    def resume(self) -> None:
+        """Lets a paused machine go on."""
+        call(lib.vmm_handle_resume, self._handle)
+
+    def reset(self) -> None:
+        """Puts a machine that is not being run back to power-on."""
+        call(lib.vmm_machine_reset, self._machine)
+
+    def read(self, at: int, size: int) -> bytes:
+        """Copies guest memory."""
+        data = ffi.new("uint8_t[]", size)
+        call(lib.vmm_machine_read, self._machine, at, data, size)
+        return bytes(ffi.buffer(data, size))
+
+    def write(self, at: int, data: "bytes | bytearray | memoryview") -> None:
+        """Writes guest memory, all or nothing."""
+        call(lib.vmm_machine_write, self._machine, at, ffi.from_buffer(data), len(data))
+
+    def view(self, at: int, size: int) -> memoryview:
+        """Guest memory without a copy, to be read; the guest may change it at any moment. It stays
+        when the machine is freed.
+        """
+        made = ffi.new("vmm_view **")
+        call(lib.vmm_machine_view, self._machine, at, size, made)
+        view = ffi.gc(made[0], lib.vmm_view_free)
+        chars = ffi.cast(f"uint8_t(*)[{size}]", lib.vmm_view_data(view))
+        return memoryview(ffi.buffer(_keeping(chars, view))).toreadonly()
+
+    def registers(self, vcpu: int = 0) -> Dict[str, int]:
+        """The general-purpose registers of a vCPU, of a machine that is paused or not being run.
+
+        >>> machine = Machine(memory=1 << 20, boot=LongMode(b"\\xf4"), interrupts=False)
+        >>> hex(machine.registers()["rip"])
+        '0x10000'
+        """
+        regs = ffi.new("vmm_regs *")
+        call(lib.vmm_machine_get_regs, self._machine, vcpu, regs)
+        return {name: getattr(regs, name) for name, _ in ffi.typeof("vmm_regs").fields}
+
+    def set_registers(self, vcpu: int = 0, **values: int) -> None:
+        """Changes some of them."""
+        known = self.registers(vcpu)
+        for name in values:
+            if name not in known:
+                raise AttributeError(f"no register {name}")
+        regs = ffi.new("vmm_regs *", {**known, **values})
+        call(lib.vmm_machine_set_regs, self._machine, vcpu, regs)
+
+    def _call(self, function: Any, *arguments: Any) -> None:
+        """What a device raised is raised instead of what it led to."""
+        try:
+            call(function, *arguments)
+        except Exception as error:
+            for device in self._devices:
+                failed, device._failed = device._failed, None
+                if failed is not None:
+                    raise failed from error
+            raise
+
+
+def _line(cmdline: Optional[str]) -> Any:
+    return ffi.NULL if cmdline is None else cmdline.encode()
+
+
+def _keeping(pointer: Any, owner: Any) -> Any:
+    """The same pointer, which keeps `owner` as long as it is kept."""
+    return ffi.gc(pointer, lambda _: owner)

@@ -1,0 +1,77 @@
+//! Snapshots of sandboxes, and forks of them.
+
+#![expect(unsafe_code, reason = "what C passes are pointers")]
+
+use ::vmm_sandbox::Snapshot;
+
+use crate::{
+    error::{vmm_error, vmm_status},
+    guard::guard,
+    pass,
+    sandbox::vmm_sandbox,
+};
+
+/// A sandbox as it was at one moment. Nothing changes it any more; any thread may use it, several at
+/// once; it outlives the sandbox.
+pub struct vmm_snapshot(Snapshot);
+
+/// Keeps what a sandbox is now, which is new or ready. It goes on as before; nothing that it does
+/// later reaches the snapshot or a fork.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmm_sandbox_snapshot(
+    sandbox: *mut vmm_sandbox,
+    snapshot: *mut *mut vmm_snapshot,
+    error: *mut *mut vmm_error,
+) -> vmm_status {
+    // SAFETY: the header's rules.
+    unsafe {
+        guard(error, || {
+            pass::fill(snapshot, "snapshot", std::ptr::null_mut())?;
+            let made = pass::object(sandbox, "sandbox")?.with(|sandbox| sandbox.snapshot())?;
+            pass::fill(snapshot, "snapshot", pass::give(vmm_snapshot(made)))
+        })
+    }
+}
+
+/// Makes another sandbox, in a VM of its own, that goes on from the snapshot and shares its memory
+/// until it writes. Functions of the host are the same; captured output starts empty; random numbers
+/// are its own.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmm_snapshot_fork(
+    snapshot: *const vmm_snapshot,
+    sandbox: *mut *mut vmm_sandbox,
+    error: *mut *mut vmm_error,
+) -> vmm_status {
+    // SAFETY: the header's rules.
+    unsafe {
+        guard(error, || {
+            pass::fill(sandbox, "sandbox", std::ptr::null_mut())?;
+            let child = pass::object(snapshot, "snapshot")?.0.fork()?;
+            pass::fill(sandbox, "sandbox", pass::give(vmm_sandbox::new(child)))
+        })
+    }
+}
+
+/// Puts a sandbox back to a snapshot, whatever has become of its program since. What it costs follows
+/// what was written since, if it was forked from that snapshot, reset to it or made into it last.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmm_sandbox_reset(
+    sandbox: *mut vmm_sandbox,
+    to: *const vmm_snapshot,
+    error: *mut *mut vmm_error,
+) -> vmm_status {
+    // SAFETY: the header's rules.
+    unsafe {
+        guard(error, || {
+            let to = pass::object(to, "to")?;
+            pass::object(sandbox, "sandbox")?.reset(&to.0)
+        })
+    }
+}
+
+/// Frees a snapshot; its forks stay.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmm_snapshot_free(snapshot: *mut vmm_snapshot) {
+    // SAFETY: the header's rules.
+    unsafe { pass::free(snapshot) };
+}
