@@ -10,7 +10,7 @@ use vmm_core::{
     memory::GuestAddress,
     virtio::testing::{Descriptor, Driver},
 };
-use vmm_devices::{Block, Disk, MemoryImage, Operation, Request};
+use vmm_devices::{Block, Disk, MemoryImage, Operation, RateLimit, Request};
 
 use crate::{
     DISCARD, FLUSH, GET_ID, IN, IO_ERROR, OK, OUT, UNSUPPORTED, WRITE_ZEROES, ask, flush, header,
@@ -216,6 +216,29 @@ fn a_request_that_is_dropped_has_failed() {
     driver.turn().unwrap();
     shelf.0.lock().unwrap().clear();
     assert_eq!(driver.wait(0).unwrap().data, [IO_ERROR]);
+}
+
+#[test]
+fn what_the_limit_does_not_allow_comes_later_by_itself() {
+    let limited = |per_second| start(memory().limit(RateLimit { per_second, burst: 1 }).unwrap());
+    // The first request is begun, and an hour of debt.
+    let mut slow = limited(1);
+    write(&mut slow, 0, &[1; 3584]);
+    slow.submit(0, &[&header(FLUSH, 0)], &[1]).unwrap();
+    for _ in 0..50 {
+        slow.kick(0);
+        slow.turn().unwrap();
+    }
+    assert_eq!((slow.collect(0).unwrap(), slow.outstanding(0)), (None, 1));
+    let mut fast = limited(1 << 20);
+    for _ in 0..20 {
+        fast.submit(0, &[&header(IN, 0)], &[4096, 1]).unwrap();
+    }
+    for _ in 0..20 {
+        // Nobody kicks: the timer wakes it.
+        assert_eq!(fast.wait(0).unwrap().data[4096], OK);
+    }
+    assert!(memory().limit(RateLimit { per_second: 0, burst: 1 }).is_err());
 }
 
 #[test]

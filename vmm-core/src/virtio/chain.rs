@@ -7,9 +7,9 @@
 use std::{fmt, sync::Arc};
 
 use virtio_queue::DescriptorChain;
-use vm_memory::{ByteValued, GuestAddress, GuestMemoryBackend};
+use vm_memory::{ByteValued, GuestAddress};
 
-use super::ring::Ring;
+use super::{ring::Ring, view::View};
 use crate::memory::{GuestSlice, Regions};
 
 /// A chain of buffers, first those that the device reads, then those that it writes. The device
@@ -121,8 +121,8 @@ impl Segments {
     /// the end.
     pub(super) fn fill(
         &mut self,
-        chain: DescriptorChain<&Regions>,
-        regions: &Regions,
+        chain: DescriptorChain<&View<'_>>,
+        view: View<'_>,
     ) -> Result<(), Malformed> {
         self.list.clear();
         (self.readable, self.readable_len, self.writable_len) = (0, 0, 0);
@@ -135,7 +135,7 @@ impl Segments {
             if self.list.len() == MOST_BUFFERS {
                 return Err(Malformed::TooLong);
             }
-            if !regions.check_range(at, len as usize) {
+            if !view.has(at, len as usize) {
                 return Err(Malformed::NoRam(len, at.0));
             }
             if descriptor.is_write_only() {
@@ -186,7 +186,7 @@ impl<'a> Buffers<'a> {
             Some((GuestAddress(segment.at.0 + from), taken as usize))
         });
         // All of it was RAM when the chain was popped, and `regions` is as it was then.
-        pieces.flat_map(|(at, len)| self.regions.get_slices(at, len).flatten())
+        pieces.flat_map(move |(at, len)| View(self.regions).slices(at, len).flatten())
     }
 }
 

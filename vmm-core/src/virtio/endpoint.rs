@@ -279,6 +279,8 @@ impl Endpoint {
         if !is_idle {
             log::debug!("{}: reset while its back end still works", self.signals.name);
         }
+        // Another processor of the guest's may have set one up meanwhile.
+        self.rings.iter().for_each(|ring| ring.reset());
         self.accepted.store(0, SeqCst);
         self.signals.interrupts.store(0, SeqCst);
         self.signals.status.store(0, SeqCst);

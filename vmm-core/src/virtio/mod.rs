@@ -51,6 +51,7 @@ mod signals;
 mod state;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod view;
 mod worker;
 
 use std::{fmt, os::fd::OwnedFd, sync::Arc};

@@ -9,12 +9,13 @@ use std::{
 };
 
 use virtio_queue::{Queue, QueueOwnedT, QueueState, QueueT};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
+use vm_memory::{Bytes, GuestAddress};
 
 use super::{
     Chain,
     chain::{Malformed, Segments},
     signals::Signals,
+    view::View,
 };
 use crate::{
     error::{Error, Result},
@@ -105,7 +106,8 @@ impl Ring {
         if !queue.ready() {
             return Ok(None);
         }
-        let Some(chain) = next(queue, regions)? else { return Ok(None) };
+        let view = View(regions);
+        let Some(chain) = next(queue, &view)? else { return Ok(None) };
         let (head, size) = (chain.head_index(), queue.size());
         if head >= size {
             return Err(Misuse::Head(head, size));
@@ -116,7 +118,7 @@ impl Ring {
             return Err(Misuse::Overfull);
         }
         let mut segments = spare.pop().unwrap_or_default();
-        if let Err(malformed) = segments.fill(chain, regions) {
+        if let Err(malformed) = segments.fill(chain, view) {
             spare.push(segments);
             return Err(malformed.into());
         }
@@ -141,7 +143,7 @@ impl Ring {
         if self.epoch() == epoch {
             *lent -= 1;
             // The interrupt comes before anyone can find the queue idle: what is saved then has it.
-            match publish(queue, regions, head, written) {
+            match publish(queue, &View(regions), head, written) {
                 Ok(true) => self.signals.used(),
                 Ok(false) => {}
                 Err(error) => self.signals.need_reset(&error),
@@ -252,13 +254,13 @@ impl Ring {
 /// meanwhile is found.
 fn next<'a>(
     queue: &mut Queue,
-    regions: &'a Regions,
-) -> Result<Option<virtio_queue::DescriptorChain<&'a Regions>>, Misuse> {
+    view: &'a View<'a>,
+) -> Result<Option<virtio_queue::DescriptorChain<&'a View<'a>>>, Misuse> {
     for _ in 0..2 {
-        if let Some(chain) = queue.iter(regions)?.next() {
+        if let Some(chain) = queue.iter(view)?.next() {
             return Ok(Some(chain));
         }
-        if !queue.enable_notification(regions)? {
+        if !queue.enable_notification(view)? {
             return Ok(None);
         }
     }
@@ -268,16 +270,16 @@ fn next<'a>(
 /// Gives a chain back; whether the driver wants an interrupt for it.
 fn publish(
     queue: &mut Queue,
-    regions: &Regions,
+    view: &View<'_>,
     head: u16,
     written: u32,
 ) -> Result<bool, virtio_queue::Error> {
     const NO_INTERRUPT: u16 = 1;
-    queue.add_used(regions, head, written)?;
-    let wanted = queue.needs_notification(regions)?;
+    queue.add_used(view, head, written)?;
+    let wanted = queue.needs_notification(view)?;
     if wanted && !queue.event_idx_enabled() {
         // `virtio-queue` does not look at the flag (section 2.7.7).
-        let flags = regions.load::<u16>(GuestAddress(queue.avail_ring()), Relaxed);
+        let flags = view.load::<u16>(GuestAddress(queue.avail_ring()), Relaxed);
         return Ok(
             u16::from_le(flags.map_err(virtio_queue::Error::GuestMemory)?) & NO_INTERRUPT == 0
         );
@@ -289,7 +291,7 @@ fn publish(
 /// would log what is not, each time a guest wants.
 fn is_in_ram(queue: &Queue, regions: &Regions) -> bool {
     let size = usize::from(queue.size());
-    let has = |at, len| regions.check_range(GuestAddress(at), len);
+    let has = |at, len| View(regions).has(GuestAddress(at), len);
     // At address 0 `virtio-queue` takes the driver's area for none.
     queue.avail_ring() != 0
         && has(queue.desc_table(), 16 * size)

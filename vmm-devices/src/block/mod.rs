@@ -55,6 +55,7 @@ pub use self::{
     overlay::Overlay,
     request::{Operation, Request},
 };
+use crate::rate::{Limiter, RateLimit};
 
 /// The unit of capacity and of requests, whatever the disk's blocks are.
 pub(crate) const SECTOR: u64 = 512;
@@ -96,6 +97,7 @@ pub struct Block {
     changed: Option<OwnedFd>,
     /// Requests on their way to the disk; empty but while it is woken.
     batch: Vec<Request>,
+    limiter: Option<Limiter>,
 }
 
 /// What a device and its handles share.
@@ -130,6 +132,7 @@ impl Block {
             block_size,
             changed: None,
             batch: Vec::with_capacity(BATCH),
+            limiter: None,
         })
     }
 
@@ -190,6 +193,16 @@ impl Block {
         Ok(self)
     }
 
+    /// Lets the guest read and write no more than so many bytes; a request without data counts as one
+    /// sector.
+    ///
+    /// # Errors
+    /// `BadConfig` if that is none; `Host` if there can be no timer.
+    pub fn limit(mut self, bytes: RateLimit) -> Result<Self> {
+        self.limiter = Some(Limiter::new(bytes)?);
+        Ok(self)
+    }
+
     /// What changes it and counts while the machine has it.
     pub fn handle(&self) -> BlockHandle {
         BlockHandle(Arc::clone(&self.shared))
@@ -200,8 +213,13 @@ impl Block {
         let Shared { disk, counters, .. } = &*self.shared;
         let size = disk.len();
         while self.batch.len() < BATCH
+            && self.limiter.as_mut().is_none_or(Limiter::may_begin)
             && let Some(chain) = io.pop(queue)
         {
+            if let Some(limiter) = &mut self.limiter {
+                let data = chain.readable().len() + chain.writable().len();
+                limiter.spend(data.max(SECTOR));
+            }
             match parse(chain, size, self.read_only, counters) {
                 Parsed::Request(request) => self.batch.push(request),
                 Parsed::Id(request) => request.identify(&self.id),
@@ -274,9 +292,13 @@ impl VirtioDevice for Block {
     }
 
     fn wake(&mut self, cause: Cause, io: &mut VirtioIo<'_>) -> Result<()> {
-        if let (Cause::Source(_), Some(changed)) = (cause, &self.changed) {
-            let _ = rustix::io::read(changed, &mut [0; 8]);
-            io.config_changed();
+        match (cause, &self.changed, &self.limiter) {
+            (Cause::Source(0), Some(changed), _) => {
+                let _ = rustix::io::read(changed, &mut [0; 8]);
+                io.config_changed();
+            }
+            (Cause::Source(_), _, Some(limiter)) => limiter.silence(),
+            _ => {}
         }
         for queue in 0..self.queues.len() {
             while self.take(queue, io) {
@@ -295,7 +317,8 @@ impl VirtioDevice for Block {
         };
         let source = copy()?;
         self.changed = Some(copy()?);
-        Ok(vec![source])
+        let timer = self.limiter.as_ref().map(Limiter::source).transpose()?;
+        Ok([source].into_iter().chain(timer).collect())
     }
 
     fn save(&self, out: &mut StateWriter) -> Result<()> {
