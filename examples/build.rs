@@ -23,6 +23,7 @@ fn main() -> ExitCode {
 fn guests() -> Result<(), String> {
     hello()?;
     compile::unikernels()?;
+    program::one(Path::new("guests/fork.c"))?;
     program::one(Path::new("guests/hostcall.c"))?;
     program::one(Path::new("../tests/guests/sandbox/visitor.c"))
 }

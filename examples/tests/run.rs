@@ -74,6 +74,17 @@ fn answers(output: &Output, place: &str) -> Result {
 }
 
 #[test]
+fn forks_answer_each_with_its_own_identity() -> Result {
+    let output = example("fork", &["20"])?;
+    let said = String::from_utf8(output.stdout)?;
+    println!("forks_answer_each_with_its_own_identity: on {}", host::probe().kvm);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(said.starts_with("20 children answered, each with an identity of its own\n"), "{said}");
+    assert!(["fork ", "first call", "reset", "resident"].iter().all(|row| said.contains(row)));
+    Ok(())
+}
+
+#[test]
 fn hostcall_scores_or_says_why_it_cannot() -> Result {
     let output = example("hostcall", &[])?;
     if host::probe().kvm == KvmKind::None {
