@@ -214,6 +214,21 @@ impl Sandbox {
         (&mut self.process, &mut self.cpu)
     }
 
+    /// Has ring 0 execute a function of a program that is ready.
+    #[cfg(feature = "testing")]
+    pub(crate) fn enter_ring0(&mut self, name: &str, argument: u64) -> Result<String> {
+        let function = self.program.symbol(name).unwrap_or(0);
+        let _listening = self.process.watch.listen()?;
+        self.cpu.enter_ring0(function, (self.stack & !0xf) - 8, argument)?;
+        Ok(match self.run()? {
+            Stop::Exited(status) => format!("exited with status {status}"),
+            Stop::Killed(cause) => format!("killed: {cause}"),
+            Stop::Interrupted => "interrupted".to_owned(),
+            Stop::Ready => "ready".to_owned(),
+            Stop::Returned(_) => "returned".to_owned(),
+        })
+    }
+
     /// Lets the program run until it stands still for a reason of its own or ours.
     fn run(&mut self) -> Result<Stop> {
         self.process.watch.begin();

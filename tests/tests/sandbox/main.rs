@@ -16,6 +16,7 @@ mod limits;
 mod native;
 mod pool;
 mod programs;
+mod ring0;
 mod run;
 mod snapshot;
 mod storm;

@@ -6,7 +6,11 @@
 
 mod stub;
 
-use std::{ops::ControlFlow, sync::Arc, time::Instant};
+use std::{
+    ops::ControlFlow,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use vmm_core::{
     Error, Result,
@@ -35,6 +39,10 @@ pub(crate) enum Entry {
 /// The state components a program may use: x87, SSE, AVX, AVX-512. Others need a permission from the
 /// kernel, or a CR4 bit of their own.
 const STATE_COMPONENTS: u64 = 0xe7;
+
+/// How long edits of page tables may take when somebody wants the processor back, and more for each.
+const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE_AN_EDIT: Duration = Duration::from_micros(100);
 
 /// RFLAGS that SYSCALL clears on its way to ring 0: TF, IF, DF, NT, AC. The program's are in R11.
 const CLEARED: u64 = 0x4_4700;
@@ -217,6 +225,12 @@ impl Cpu {
         self.vcpu.set_regs(&Regs { rip, rflags, rcx, r11, ..regs })
     }
 
+    /// Has ring 0 execute a function of the program, which nothing a program does can.
+    #[cfg(feature = "testing")]
+    pub(crate) fn enter_ring0(&mut self, rip: u64, rsp: u64, rdi: u64) -> Result<()> {
+        self.vcpu.set_regs(&Regs { rip, rsp, rdi, rflags: rflags::FIXED, ..Regs::default() })
+    }
+
     /// Puts the result of the last system call.
     pub(crate) fn answer(&mut self, result: u64) -> Result<()> {
         self.caller.rax = result;
@@ -273,7 +287,11 @@ impl Cpu {
             return Ok(None);
         }
         let regs = self.vcpu.regs()?;
-        let mut kicked = false;
+        // Edits are short, and half of them would be worse than none: who kicks waits for them, but
+        // not for ever. Ring 0 of the program, if it got there, has made something else of the stub.
+        let count: usize = edits.iter().map(|edit| edit.entries.len()).sum();
+        let patience = PATIENCE + PATIENCE_AN_EDIT * u32::try_from(count).unwrap_or(u32::MAX);
+        let mut end = None;
         for edit in edits {
             let rsi = self.stub.stage(space, &edit.entries);
             let (rip, rcx) = (self.stub.at.edit, edit.entries.len() as u64);
@@ -282,18 +300,25 @@ impl Cpu {
             loop {
                 match self.vcpu.run(&Ports)? {
                     VcpuExit::HostCall => break,
-                    VcpuExit::Interrupted | VcpuExit::Kicked => kicked = true,
-                    VcpuExit::Expired => {
-                        kicked = true;
-                        self.vcpu.set_deadline(None)?;
+                    VcpuExit::Expired | VcpuExit::Interrupted | VcpuExit::Kicked => {
+                        let now = Instant::now();
+                        if end.is_some_and(|end| end <= now) {
+                            let why = "the sandbox's stub does not answer".to_owned();
+                            let kind = vmm_core::exit::FaultKind::Other(why);
+                            return Ok(Some(Event::Fault(Fault::new(kind, None))));
+                        }
+                        if end.is_none() {
+                            end = now.checked_add(patience);
+                            self.vcpu.set_deadline(end)?;
+                        }
                     }
                     exit => return self.other(space, exit).map(Some),
                 }
             }
         }
         self.vcpu.set_regs(&regs)?;
-        if kicked {
-            // Edits are short, and half of them would be worse than none: it comes back now.
+        if end.is_some() {
+            self.vcpu.set_deadline(None)?;
             self.vcpu.kicker().kick();
         }
         Ok(None)
@@ -325,7 +350,11 @@ impl Cpu {
             VcpuExit::Expired | VcpuExit::Interrupted | VcpuExit::Kicked => Event::Kicked,
             VcpuExit::Fault(fault) => Event::Fault(*fault),
             VcpuExit::Failed(error) => return Err(error),
-            exit => return Err(Error::internal(format!("a sandbox's vCPU: {exit}"))),
+            // What only ring 0 can do: halt, and whatever its back end has a name for.
+            exit => {
+                let kind = vmm_core::exit::FaultKind::Other(format!("ring 0: {exit}"));
+                Event::Fault(Fault::new(kind, None))
+            }
         })
     }
 
