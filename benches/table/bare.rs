@@ -22,7 +22,7 @@ pub(crate) struct Bare {
 pub(crate) struct BareVm {
     pub(crate) vcpu: VcpuFd,
     _vm: VmFd,
-    _memory: GuestMemory,
+    pub(crate) memory: GuestMemory,
 }
 
 impl Bare {
@@ -75,6 +75,6 @@ impl Bare {
         let mut regs = vcpu.get_regs().unwrap();
         (regs.rip, regs.rsp, regs.rflags) = (entry.regs.rip, entry.regs.rsp, entry.regs.rflags);
         vcpu.set_regs(&regs).unwrap();
-        BareVm { vcpu, _vm: vm, _memory: memory }
+        BareVm { vcpu, _vm: vm, memory }
     }
 }

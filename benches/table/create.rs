@@ -59,7 +59,7 @@ pub(crate) fn rows() {
 }
 
 /// The time of `make`, not of dropping what it made.
-fn measure<T>(make: impl FnOnce() -> T) -> f64 {
+pub(crate) fn measure<T>(make: impl FnOnce() -> T) -> f64 {
     let mut made = None;
     let time = nanoseconds(|| made = Some(make()));
     drop(made);

@@ -49,11 +49,6 @@ pub(crate) fn rows() {
     print_pair("MMIO write exit to a device", &mmio);
 }
 
-/// The cheapest exit there is, in nanoseconds.
-pub(crate) fn bare_port() -> impl FnMut() -> f64 {
-    bare(PORT_LOOP)
-}
-
 /// A machine whose guest writes for ever, and whose device ends the run at every 2,000th write.
 fn ours(image: &[u8]) -> impl FnMut() -> f64 {
     let machine = Machine::builder()

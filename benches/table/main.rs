@@ -21,6 +21,7 @@ mod memory;
 mod sample;
 mod sandbox;
 mod stop;
+mod trip;
 mod virtio;
 
 use vmm_core::host::{self, KvmKind};

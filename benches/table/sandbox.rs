@@ -1,48 +1,145 @@
-//! Calls of functions in sandboxes, and sandboxes made, run and dropped.
+//! Calls of functions in sandboxes, what they compute, and sandboxes made, run and dropped.
 //!
-//! Calls stand beside the cheapest exit there is, a port write by ring 0 and nothing around it.
+//! Calls stand beside the cheapest way from ring 3 to the host and back, with nothing around it.
 
+use std::{
+    env, fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{self, Command},
+    thread,
+};
+
+use vmm_core::{boot::Flat, memory::GuestAddress};
 use vmm_sandbox::{Builder, Outcome, Sandbox};
 
 use crate::{
-    exit,
+    bare::Bare,
+    create,
     sample::{Samples, nanoseconds, pairs, print, print_pair},
+    trip,
 };
 
 const PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/sandbox/sandbox"));
 
 /// Calls in one sample.
 const CALLS: u64 = 500;
+/// Sandboxes in one sample of what a processor does for them.
+const SANDBOXES: u32 = 100;
+/// The memory that a sandbox has unless told otherwise.
+const MEMORY: u64 = 64 << 20;
 
 pub(crate) fn rows() {
-    let mut app = builder().build().unwrap();
+    let file = File::new();
+    calls();
+    compute(&file);
+    creation(&file);
+}
+
+fn calls() {
+    let (way, mut trip) = trip::cheapest();
+    println!("sandbox: the cheapest trip from ring 3 is by {way}");
+    let mut app = Sandbox::image(PROGRAM).host_fn("nothing", || ()).build().unwrap();
     assert_eq!(app.start().unwrap(), Outcome::Ready);
-    let row = pairs(40, calls(&mut app, "nothing"), exit::bare_port());
+    let row = pairs(40, each_call(&mut app, "nothing"), &mut trip);
     print_pair("sandbox: call of an empty function", &row);
-    let row = pairs(40, calls(&mut app, "host"), exit::bare_port());
+    let row = pairs(40, each_call(&mut app, "host"), &mut trip);
     print_pair("sandbox: call with one host call inside", &row);
     let system_call = |app: &mut Sandbox| {
         nanoseconds(|| app.call::<()>("call_kernel", (CALLS as i64,)).unwrap()) / CALLS as f64
     };
-    let row = pairs(40, || system_call(&mut app), exit::bare_port());
+    let row = pairs(40, || system_call(&mut app), &mut trip);
     print_pair("sandbox: getppid", &row);
-    let whole = || {
-        nanoseconds(|| {
-            let mut sandbox = builder().args(["bench", "end"]).build().unwrap();
-            assert_eq!(sandbox.start().unwrap(), Outcome::Exited(0));
-        })
+    let native = || {
+        let calls = || (0..CALLS).filter(|_| rustix::process::getppid().is_some()).count();
+        nanoseconds(calls) / CALLS as f64
     };
-    print("sandbox: made, run to its end, dropped", &Samples::take(40, whole));
-}
-
-fn builder() -> Builder {
-    Sandbox::image(PROGRAM).host_fn("nothing", || ())
+    let row = pairs(40, || system_call(&mut app), native);
+    print_pair("sandbox: getppid, beside native", &row);
 }
 
 /// Nanoseconds for one call.
-fn calls(app: &mut Sandbox, name: &'static str) -> impl FnMut() -> f64 {
+fn each_call(app: &mut Sandbox, name: &'static str) -> impl FnMut() -> f64 {
     move || {
         let time = nanoseconds(|| (0..CALLS).for_each(|_| app.call::<()>(name, ()).unwrap()));
         time / CALLS as f64
+    }
+}
+
+/// The same program, here and there; it says itself how long it took.
+fn compute(file: &File) {
+    for what in ["registers", "sha256", "matrix"] {
+        let ours = || {
+            let mut sandbox = file.sandbox(what).build().unwrap();
+            assert_eq!(sandbox.start().unwrap(), Outcome::Exited(0));
+            parse(&sandbox.take_stdout())
+        };
+        let native = || parse(&Command::new(&file.0).arg(what).output().unwrap().stdout);
+        print_pair(&format!("sandbox: {what}, beside native"), &pairs(20, ours, native));
+    }
+}
+
+fn parse(output: &[u8]) -> f64 {
+    String::from_utf8_lossy(output).trim().parse().unwrap()
+}
+
+fn creation(file: &File) {
+    let output = || {
+        let mut sandbox = file.sandbox("output").build().unwrap();
+        assert_eq!(sandbox.start().unwrap(), Outcome::Exited(0));
+        assert_eq!(sandbox.take_stdout(), b"output\n");
+        sandbox
+    };
+    let bare = Bare::new();
+    let issue = || {
+        let image = fs::read(&file.0).unwrap();
+        let mut vm = bare.vm(MEMORY, false, &Flat::real_mode([0xe6, 0x80]));
+        vm.memory.write(GuestAddress(1 << 20), &image).unwrap();
+        vm.vcpu.run().unwrap();
+        vm
+    };
+    let row = pairs(40, || create::measure(output), || create::measure(issue));
+    print_pair("sandbox: from file to its output", &row);
+    let whole = || {
+        let mut sandbox = file.sandbox("end").build().unwrap();
+        assert_eq!(sandbox.start().unwrap(), Outcome::Exited(0));
+    };
+    print("sandbox: from file, empty main, dropped", &Samples::take(40, || nanoseconds(whole)));
+    // What is idle is so for all processors together.
+    if thread::available_parallelism().is_ok_and(|processors| processors.get() == 1) {
+        let busy = || {
+            let before = idle();
+            let time = nanoseconds(|| (0..SANDBOXES).for_each(|_| whole()));
+            (time - (idle() - before)) / f64::from(SANDBOXES)
+        };
+        print("sandbox: the same, without waits", &Samples::take(3, busy));
+    }
+}
+
+/// For how many nanoseconds the processor had nothing to do (proc(5), uptime); to 10 ms.
+fn idle() -> f64 {
+    let text = fs::read_to_string("/proc/uptime").unwrap();
+    1e9 * text.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap()
+}
+
+/// The program as a file, which goes with this.
+struct File(PathBuf);
+
+impl File {
+    fn new() -> Self {
+        let path = env::temp_dir().join(format!("vmm-benches-{}", process::id()));
+        fs::write(&path, PROGRAM).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
+        Self(path)
+    }
+
+    fn sandbox(&self, what: &str) -> Builder {
+        Sandbox::program(AsRef::<Path>::as_ref(&self.0)).args(["program", what])
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
     }
 }

@@ -205,7 +205,12 @@ impl Watch {
 
     /// When to look at the limits next. Processor time is never ahead of the clock, so what is left
     /// of it is a moment before which it cannot be used up.
+    #[inline]
     pub(crate) fn deadline(&self) -> Option<Instant> {
+        if self.ask.is_none() && self.timed == Timed::None { None } else { self.next_look() }
+    }
+
+    fn next_look(&self) -> Option<Instant> {
         let ask = self.ask.as_ref().and_then(|_| Instant::now().checked_add(PATIENCE));
         let limit = self.run.and_then(|run| {
             let time = self.limits.time.and_then(|limit| run.began.checked_add(limit));

@@ -346,7 +346,9 @@ impl Drop for Listening {
         if self.first {
             LISTENS.set(false);
         }
-        if let Some(signal) = SIGNAL.get().filter(|_| self.reblock) {
+        if self.reblock
+            && let Some(signal) = SIGNAL.get()
+        {
             mask(libc::SIG_BLOCK, only(*signal));
         }
     }

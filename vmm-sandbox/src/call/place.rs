@@ -117,6 +117,7 @@ impl Scratch {
 
 impl Placed<'_> {
     /// Copies buffers back that the function may have written.
+    #[inline]
     pub(crate) fn copy_back(self, space: &Space) -> Result<()> {
         self.back.into_iter().try_for_each(|back| space.read(back.at, back.to).map_err(lost))
     }

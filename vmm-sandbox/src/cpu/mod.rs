@@ -207,6 +207,7 @@ impl Cpu {
     }
 
     /// Has the program execute a function. Not after a kick.
+    #[inline]
     pub(crate) fn call(&mut self, call: &FunctionCall) -> Result<()> {
         let FunctionCall { function: rbx, rsp, integers, floats } = *call;
         let [rdi, rsi, rdx, r10, r8, r9] = integers;
@@ -220,6 +221,7 @@ impl Cpu {
         }
     }
 
+    #[inline]
     fn enter(&mut self, rcx: u64, regs: Regs) -> Result<()> {
         let (rip, rflags, r11) = (self.stub.at.enter, rflags::FIXED, PROGRAM_FLAGS);
         self.vcpu.set_regs(&Regs { rip, rflags, rcx, r11, ..regs })
@@ -326,8 +328,7 @@ impl Cpu {
 
     /// What a call by the stub means.
     fn called(&mut self, space: &Space) -> Result<Event> {
-        self.caller = self.vcpu.regs()?;
-        let regs = &self.caller;
+        let regs = self.vcpu.regs()?;
         if self.entry == Entry::Trap
             && let Some([rip, ..]) = self.stub.frame(space, regs.rsp)
             && rip != self.stub.at.syscall_ring3_trap
@@ -340,7 +341,8 @@ impl Cpu {
         if regs.rcx == self.stub.at.call_returned {
             return Ok(Event::Return(Returned { integer: regs.rax, float: regs.rdi }));
         }
-        let Regs { rax: number, rdi, rsi, rdx, r10, r8, r9, .. } = *regs;
+        self.caller = regs;
+        let Regs { rax: number, rdi, rsi, rdx, r10, r8, r9, .. } = regs;
         Ok(Event::Call(SystemCall { number, args: [rdi, rsi, rdx, r10, r8, r9] }))
     }
 
