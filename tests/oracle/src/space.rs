@@ -138,15 +138,25 @@ impl Space {
 
     /// The physical address behind a mapped one.
     pub fn physical(&self, address: u64) -> Option<u64> {
+        let entry = self.word(self.entry(address)?);
+        Some(entry & 0x000f_ffff_ffff_f000 | address & (PAGE - 1))
+    }
+
+    /// Where the lowest table's entry for a mapped address lies.
+    pub fn entry(&self, address: u64) -> Option<u64> {
         let mut table = ROOT;
         for level in (0..4).rev() {
-            let entry = self.word(table + (address >> (12 + 9 * level) & 511) * 8);
+            let at = table + (address >> (12 + 9 * level) & 511) * 8;
+            let entry = self.word(at);
             if entry & PRESENT == 0 {
                 return None;
             }
+            if level == 0 {
+                return Some(at);
+            }
             table = entry & 0x000f_ffff_ffff_f000;
         }
-        Some(table | address & (PAGE - 1))
+        None
     }
 
     /// The lowest table of an address.

@@ -157,3 +157,26 @@ fn an_instruction_over_two_pages_follows_changes_of_both() {
     machine.space.host_writes(machine.page + PAGE - 1, &[8], &map);
     assert_eq!(machine.run(at, &[]).0[RAX], 0x0409_0801);
 }
+
+#[test]
+fn a_page_table_that_is_code_is_marked() {
+    const TABLE: u64 = 0x3000_0000;
+    const TARGET: u64 = TABLE + 16 * PAGE;
+    // mov al, [rdi]; hlt, and mov [rdi], al; hlt
+    let mut machine = machine(&[0x8a, 0x07, 0xf4, 0x88, 0x07, 0xf4], CODE);
+    let target = machine.space.take(1);
+    machine.space.map(TARGET, target, Rights::Write, false);
+    let entry = machine.space.entry(TARGET).unwrap();
+    machine.space.map(TABLE, entry & !(PAGE - 1), Rights::Read, true);
+    // mov rax, imm64, where the number is the entry; hlt
+    machine.space.ram.write(entry - 2, &[0x48, 0xb8]);
+    machine.space.ram.write(entry + 8, &[0xf4]);
+    let code = TABLE + (entry - 2) % PAGE;
+    let clear = machine.run(code, &[]).0[RAX];
+    assert_eq!(clear & (1 << 5 | 1 << 6), 0);
+    // Accessed, then dirty.
+    for (access, bits) in [(CODE, 1 << 5), (CODE + 3, 1 << 5 | 1 << 6)] {
+        machine.run(access, &[(RDI, TARGET)]);
+        assert_eq!(machine.run(code, &[]).0[RAX], clear | bits);
+    }
+}
