@@ -132,6 +132,7 @@ bodies! {
     a_doorbell_counts_every_store
     a_doorbell_for_any_store_takes_all_widths
     a_doorbell_is_added_and_removed_once
+    a_doorbell_is_removed_by_its_event
     a_doorbell_takes_only_stores_that_match
     a_feature_taken_from_the_model_is_absent
     a_guest_can_go_from_real_mode_to_ring_3_and_back

@@ -1,7 +1,8 @@
 //! Doorbells: stores that become events before a device is asked.
 
 use std::{
-    os::fd::{AsRawFd, RawFd},
+    fs,
+    os::fd::AsRawFd,
     sync::{
         PoisonError, RwLock,
         atomic::{AtomicBool, Ordering::SeqCst},
@@ -27,8 +28,8 @@ struct Bell {
     matching: Match,
     /// What rings, a descriptor of our own.
     event: EventFd,
-    /// The descriptor it was added with, by which it is removed.
-    name: RawFd,
+    /// Tells it from all others, whatever descriptors lead to it.
+    identity: Option<u64>,
 }
 
 impl Bells {
@@ -37,18 +38,18 @@ impl Bells {
         if bells.iter().any(|bell| bell.at == at && overlap(bell.matching, matching)) {
             return Err(Error::bad_config(format!("doorbell {at:?} {matching:?} is taken")));
         }
-        let name = event.as_raw_fd();
         let event = event.try_clone().host(|| "a doorbell's eventfd")?;
-        bells.push(Bell { at, matching, event, name });
+        let identity = identity(&event);
+        bells.push(Bell { at, matching, event, identity });
         self.any.store(true, SeqCst);
         Ok(())
     }
 
     pub(super) fn remove(&self, at: IoAddress, matching: Match, event: &EventFd) -> Result<()> {
         let mut bells = self.bells.write().unwrap_or_else(PoisonError::into_inner);
-        let meant = |bell: &Bell| {
-            bell.at == at && bell.matching == matching && bell.name == event.as_raw_fd()
-        };
+        let identity = identity(event);
+        let meant =
+            |bell: &Bell| bell.at == at && bell.matching == matching && bell.identity == identity;
         let Some(found) = bells.iter().position(meant) else {
             return Err(Error::not_found(format!("there is no doorbell {at:?} {matching:?}")));
         };
@@ -72,6 +73,14 @@ impl Bells {
         let _ = bell.event.write(1);
         true
     }
+}
+
+/// What Linux tells an event from all others by, as long as a descriptor leads to it: its number
+/// alone may be another's by now (Linux, fs/eventfd.c, `eventfd_show_fdinfo`). `None` where it does
+/// not say; then the address and the match are enough, for no two doorbells share them.
+fn identity(event: &EventFd) -> Option<u64> {
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", event.as_raw_fd())).ok()?;
+    info.lines().find_map(|line| line.strip_prefix("eventfd-id:")?.trim().parse().ok())
 }
 
 /// Whether there is a store that both match.

@@ -140,6 +140,22 @@ pub(super) fn a_doorbell_is_added_and_removed_once(setup: &Setup<'_>) -> Result<
     Ok(())
 }
 
+/// A doorbell is removed by its event, whatever descriptors led or lead to it.
+pub(super) fn a_doorbell_is_removed_by_its_event(setup: &Setup<'_>) -> Result<(), Failure> {
+    let guest = Guest::long(setup, None, program!("bell_many"))?;
+    let bells = doorbells(&guest)?;
+    let event = event()?;
+    bells.add(AT, Match::Any, &event)?;
+    let again = event.try_clone().map_err(|error| Failure::from(format!("dup: {error}")))?;
+    drop(event);
+    // Most likely by the number that is free now.
+    let other = self::event()?;
+    let gone = bells.remove(AT, Match::Any, &other);
+    refused(gone, ErrorKind::NotFound, "removing with another event")?;
+    bells.remove(AT, Match::Any, &again)?;
+    Ok(())
+}
+
 fn doorbells(guest: &Guest) -> Result<&dyn Doorbells, Failure> {
     guest.vm.doorbells().ok_or_else(|| Failure::from("the VM has no doorbells".to_owned()))
 }

@@ -173,6 +173,7 @@ bodies! {
     doorbells::a_doorbell_counts_every_store;
     doorbells::a_doorbell_for_any_store_takes_all_widths;
     doorbells::a_doorbell_is_added_and_removed_once;
+    doorbells::a_doorbell_is_removed_by_its_event;
     doorbells::a_doorbell_takes_only_stores_that_match;
     cpuid::a_feature_taken_from_the_model_is_absent;
     mode::a_guest_can_go_from_real_mode_to_ring_3_and_back;
