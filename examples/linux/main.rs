@@ -4,6 +4,8 @@
 //! [`describe`]; the rest is what makes a program of it: [`options`], the [`terminal`], its
 //! [`keyboard`] and [`keys`], and the [`session`] that ends a guest by Ctrl-A x or a signal.
 
+#[path = "../arguments/mod.rs"]
+mod arguments;
 mod keyboard;
 mod keys;
 mod options;

@@ -1,10 +1,13 @@
 //! The command line.
 
-use std::{ffi::OsString, fs, ops::RangeInclusive, path::PathBuf};
+use std::{ffi::OsString, fs, path::PathBuf};
 
 use vmm_core::boot::Protocol;
 
-use crate::keys::KEYS;
+use crate::{
+    arguments::{choice, number, split, text},
+    keys::KEYS,
+};
 
 /// What is to be booted, and on what.
 #[derive(Debug, PartialEq, Eq)]
@@ -166,36 +169,12 @@ fn disk(name: &str, value: &str) -> Result<Disk, String> {
     Ok(Disk { path: file(name, path.to_owned())?, access })
 }
 
-fn text(argument: OsString) -> Result<String, String> {
-    argument.into_string().map_err(|argument| format!("{argument:?}: not UTF-8"))
-}
-
-/// `--name value` may also be written as `--name=value`.
-fn split(argument: &str) -> (&str, Option<&str>) {
-    match argument.split_once('=') {
-        Some((name, value)) => (name, Some(value)),
-        None => (argument, None),
-    }
-}
-
 /// A file that is there: the loader would say so too, but not for which option.
 fn file(name: &str, path: String) -> Result<PathBuf, String> {
     match fs::metadata(&path) {
         Ok(_) => Ok(path.into()),
         Err(error) => Err(format!("{name}: {path}: {error}")),
     }
-}
-
-fn number(name: &str, value: &str, range: RangeInclusive<u64>) -> Result<u64, String> {
-    let number = value.parse().ok().filter(|number| range.contains(number));
-    let (least, most) = range.into_inner();
-    number.ok_or_else(|| format!("{name}: '{value}' is not a number from {least} to {most}"))
-}
-
-fn choice<T: Copy>(name: &str, value: &str, choices: &[(&str, T)]) -> Result<T, String> {
-    let chosen = choices.iter().find(|(known, _)| *known == value).map(|(_, choice)| *choice);
-    let known: Vec<&str> = choices.iter().map(|(known, _)| *known).collect();
-    chosen.ok_or_else(|| format!("{name}: '{value}' is not one of {}", known.join(", ")))
 }
 
 #[cfg(test)]

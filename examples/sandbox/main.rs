@@ -3,6 +3,8 @@
 //! `cargo run --example sandbox -- --help` has the options. The sandbox is described in
 //! [`describe`]; the rest is what makes a command of it: [`options`], the status, and signals.
 
+#[path = "../arguments/mod.rs"]
+mod arguments;
 mod options;
 
 use std::{

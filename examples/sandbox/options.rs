@@ -1,6 +1,8 @@
 //! The command line.
 
-use std::{ffi::OsString, ops::RangeInclusive, os::unix::ffi::OsStringExt, path::PathBuf};
+use std::{ffi::OsString, os::unix::ffi::OsStringExt, path::PathBuf};
+
+use crate::arguments::{choice, number, split, text};
 
 /// What is to be run, on what, and what it is given.
 #[derive(Debug, PartialEq, Eq)]
@@ -137,18 +139,6 @@ fn defaults() -> Options {
     }
 }
 
-fn text(argument: OsString) -> Result<String, String> {
-    argument.into_string().map_err(|argument| format!("{argument:?}: not UTF-8"))
-}
-
-/// `--name value` may also be written as `--name=value`.
-fn split(argument: &str) -> (&str, Option<&str>) {
-    match argument.split_once('=') {
-        Some((name, value)) => (name, Some(value)),
-        None => (argument, None),
-    }
-}
-
 fn root(value: String) -> Grant {
     let (directory, writable) = writable(&value);
     Grant { directory: directory.into(), at: "/".to_owned(), writable }
@@ -177,18 +167,6 @@ fn variable(name: &str, value: &str) -> Result<(String, String), String> {
         Some((variable, value)) if !variable.is_empty() => Ok((variable.into(), value.into())),
         _ => Err(format!("{name}: '{value}' is not NAME=VALUE")),
     }
-}
-
-fn number(name: &str, value: &str, range: RangeInclusive<u64>) -> Result<u64, String> {
-    let number = value.parse().ok().filter(|number| range.contains(number));
-    let (least, most) = range.into_inner();
-    number.ok_or_else(|| format!("{name}: '{value}' is not a number from {least} to {most}"))
-}
-
-fn choice<T: Copy>(name: &str, value: &str, choices: &[(&str, T)]) -> Result<T, String> {
-    let chosen = choices.iter().find(|(known, _)| *known == value).map(|(_, choice)| *choice);
-    let known: Vec<&str> = choices.iter().map(|(known, _)| *known).collect();
-    chosen.ok_or_else(|| format!("{name}: '{value}' is not one of {}", known.join(", ")))
 }
 
 #[cfg(test)]

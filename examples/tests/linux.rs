@@ -1,6 +1,8 @@
 //! The example linux, with a guest so small that every kind of KVM runs it; and the unit tests of
 //! its parts, which cargo would build instead of the example if they were run there.
 
+#[path = "../arguments/mod.rs"]
+mod arguments;
 #[path = "../linux/keys.rs"]
 mod keys;
 #[path = "../linux/options.rs"]

@@ -1,6 +1,8 @@
 //! The example sandbox, with a program that does what it is told; and the unit tests of its command
 //! line, which cargo would build instead of the example if they were run there.
 
+#[path = "../arguments/mod.rs"]
+mod arguments;
 #[path = "../sandbox/options.rs"]
 mod options;
 
