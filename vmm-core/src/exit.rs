@@ -34,7 +34,9 @@ pub enum VcpuExit {
     /// them, with RIP behind it.
     HostCall,
     /// A signal that is not ours interrupted the thread. Nothing happened; call `run` again to go
-    /// on.
+    /// on. On the software CPU only a thread that waits is interrupted: a guest that computes is the
+    /// thread's own code, which goes on when the signal's handler is done. A handler that wants
+    /// `run` to end kicks.
     Interrupted,
     /// [`Kicker::kick`](crate::hv::Kicker::kick) was called.
     Kicked,

@@ -5,7 +5,9 @@
 //! with an error that says so.
 //!
 //! A thread runs each vCPU and nothing else: timers are looked at between instructions, and HLT
-//! waits for the next one.
+//! waits for the next one. A foreign signal ends `run` only while it waits: no system call tells that
+//! one was handled, and to block signals and look for them would keep the caller's handlers from
+//! running at once.
 
 mod clock;
 mod convert;
