@@ -17,7 +17,8 @@ impl Samples {
         Self(values)
     }
 
-    fn at(&self, part: f64) -> f64 {
+    /// The sample that such a part of all is not greater than.
+    pub(crate) fn at(&self, part: f64) -> f64 {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
         sorted[((sorted.len() - 1) as f64 * part) as usize]

@@ -42,7 +42,7 @@ fn place(source: &Path) -> Result<PathBuf, String> {
 
 fn compile(mut compiler: Command, source: &Path, program: &Path) -> Result<(), String> {
     compiler.args(["-static", "-no-pie", "-fno-pie", "-Wall", "-Wextra", "-Werror"]);
-    compiler.args(["-I", HEADERS, "-o"]).arg(program).arg(source);
+    compiler.args(["-I", HEADERS, "-o"]).arg(program).args([source.as_os_str(), "-lm".as_ref()]);
     let output = compiler.output().map_err(|error| format!("{NEEDED}: {error}"))?;
     if output.status.success() {
         return Ok(());

@@ -1,5 +1,6 @@
 //! Static Linux programs in user mode on the software CPU, with as much of a kernel as they need:
-//! memory, output, an end.
+//! memory, output, an end. A sandbox runs them too, but does not count their instructions, which
+//! `benches/` needs.
 
 use vmm_cpu::{Cpu, Exit, Nobody, State};
 

@@ -37,3 +37,24 @@ fn memory_calls_answer_and_do_as_linux_does() {
         same("memory", program!("memory"), &[]);
     }
 }
+
+/// Programs that compute: their results depend on every instruction in between.
+macro_rules! computations {
+    ($($test:ident $name:literal)*) => {$(
+        #[test]
+        fn $test() {
+            if can_run(stringify!($test)) {
+                same($name, program!($name), &[]);
+            }
+        }
+    )*};
+}
+
+computations! {
+    copies_at_all_alignments_and_page_borders "copies"
+    matrix_product_in_doubles "matrix"
+    prime_sieve "sieve"
+    quicksort "quicksort"
+    sha256_of_16_mib "sha256"
+    ten_thousand_floats_printed_and_read "floats"
+}
