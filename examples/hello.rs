@@ -28,9 +28,8 @@ fn main() -> ExitCode {
 fn hello() -> Result<Outcome> {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
     let choice = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        // Ring 0 code counts as a kernel, however small; but it needs no interrupts, so that the
-        // CPU in software can run it too. The choice comes from measuring this host.
-        [] => host::best(Need::Kernel).or_else(|_| host::best(Need::Program))?,
+        // Ring 0 code counts as a kernel, however small. The choice comes from measuring this host.
+        [] => host::best(Need::Kernel)?,
         ["--backend", name] => host::named(name)?,
         _ => return Err(Error::bad_config("usage: hello [--backend kvm|soft]")),
     };

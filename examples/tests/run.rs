@@ -24,7 +24,8 @@ fn hello_answers_on_any_host_and_says_where_it_ran() -> Result {
     let kind = host::probe().kvm;
     let words = match kind {
         KvmKind::None => "soft (no KVM: ",
-        _ => "kvm (",
+        KvmKind::UserMode => "soft (/dev/kvm emulates ring 0",
+        KvmKind::Whole => "kvm (",
     };
     println!("hello_answers_on_any_host_and_says_where_it_ran: on {kind}");
     answers(&example("hello", &[])?, words)

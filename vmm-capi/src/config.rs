@@ -29,7 +29,6 @@ pub struct vmm_config(Exclusive<Option<Description>>);
 struct Description {
     builder: Builder,
     backend: Option<String>,
-    has_interrupts: bool,
     /// The first thing that was wrong.
     wrong: Option<Error>,
 }
@@ -46,9 +45,7 @@ impl Description {
 
     fn choose(&self) -> Result<Choice> {
         match self.backend.as_deref() {
-            Some("auto") | None if self.has_interrupts => host::best(Need::Kernel),
-            // The CPU in software can do without interrupts more than with them.
-            Some("auto") | None => host::best(Need::Kernel).or_else(|_| host::best(Need::Program)),
+            Some("auto") | None => host::best(Need::Kernel),
             Some(name) => host::named(name),
         }
     }
@@ -84,12 +81,7 @@ unsafe fn change(config: *mut vmm_config, change: impl FnOnce(&mut Description))
 pub extern "C" fn vmm_config_new() -> *mut vmm_config {
     pass::give(vmm_config(Exclusive::new(
         "config",
-        Some(Description {
-            builder: Machine::builder(),
-            backend: None,
-            has_interrupts: true,
-            wrong: None,
-        }),
+        Some(Description { builder: Machine::builder(), backend: None, wrong: None }),
     )))
 }
 
@@ -134,7 +126,6 @@ pub unsafe extern "C" fn vmm_config_set_interrupts(config: *mut vmm_config, ther
     // SAFETY: the header's rules.
     unsafe {
         change(config, |description| {
-            description.has_interrupts = there;
             description.add(|builder| Ok(builder.interrupts(there.then(IrqConfig::default))));
         });
     }

@@ -17,7 +17,6 @@ const ALLOWED: &[&str] = &[
     "vmm-core/src/memory/access",
     "vmm-core/src/memory/region",
     "vmm-core/src/process",
-    "vmm-core/src/reactor",
     "vmm-core/src/soft/layout",
     "vmm-cpu/src/fp",
     "vmm-cpu/src/ram",

@@ -167,24 +167,28 @@ pub fn named(name: &str) -> Result<Choice> {
     Ok(Choice { hypervisor, reason: "as asked for".to_owned() })
 }
 
-/// The best back end of this host for `need`: KVM, or the software CPU for programs where there is
-/// none.
+/// The best back end of this host for `need`: KVM where it runs that natively, else the software CPU.
+/// Where the library was built without it, KVM that emulates kernels is better than nothing.
 ///
 /// # Errors
 /// `NoHypervisor` if there is none, with the reason and what to do about it.
 pub fn best(need: Need) -> Result<Choice> {
     let report = probe();
     let reason = match (report.kvm, need) {
-        (KvmKind::None, Need::Program) => return without_kvm(&report),
-        (KvmKind::None, Need::Kernel) => return Err(no_hypervisor(&report)),
+        (KvmKind::None, _) => return without_kvm(&report),
         (KvmKind::Whole, _) => "whole KVM: guests run at native speed".to_owned(),
         (KvmKind::UserMode, Need::Program) => {
             "user-mode KVM: ring 3 runs at native speed".to_owned()
         }
-        (KvmKind::UserMode, Need::Kernel) => match report.ring_cost {
-            Some(cost) => format!("slow: ring 0 is emulated, {:.0} times the cost", cost.ratio()),
-            None => "slow: ring 0 is emulated".to_owned(),
-        },
+        (KvmKind::UserMode, Need::Kernel) => {
+            let cost =
+                report.ring_cost.map(|cost| format!(" at {:.0} times the cost", cost.ratio()));
+            let why = format!("/dev/kvm emulates ring 0{}", cost.unwrap_or_default());
+            match Soft::new() {
+                Ok(soft) => return Ok(Choice { hypervisor: soft.into(), reason: why }),
+                Err(_) => why,
+            }
+        }
     };
     Ok(Choice { hypervisor: Arc::new(Kvm::open()?), reason })
 }
@@ -210,7 +214,7 @@ fn without_kvm(report: &Report) -> Result<Choice> {
 fn software_cpu() -> Finding {
     match Soft::new() {
         Ok(_) => {
-            let words = "runs 64-bit programs on any host, if slower than a processor";
+            let words = "runs programs and kernels on any host, if slower than a processor";
             found("software CPU", true, words.to_owned(), None)
         }
         Err(error) => found("software CPU", false, error.to_string(), Some("build with it")),
@@ -359,14 +363,20 @@ mod tests {
     fn the_choice_and_the_report_agree() {
         let programs = best(Need::Program).map(|choice| choice.name());
         let kernels = best(Need::Kernel).map(|choice| choice.name());
-        if probe().kvm != KvmKind::None {
-            assert_eq!((programs.unwrap(), kernels.unwrap()), ("kvm", "kvm"));
-            return;
-        }
-        assert_eq!(kernels.unwrap_err().kind(), ErrorKind::NoHypervisor);
-        match Soft::new() {
-            Ok(_) => assert_eq!(programs.unwrap(), "soft"),
-            Err(_) => assert_eq!(programs.unwrap_err().kind(), ErrorKind::NoHypervisor),
+        match (probe().kvm, Soft::new().is_ok()) {
+            (KvmKind::Whole, _) | (KvmKind::UserMode, false) => {
+                assert_eq!((programs.unwrap(), kernels.unwrap()), ("kvm", "kvm"));
+            }
+            (KvmKind::UserMode, true) => {
+                assert_eq!((programs.unwrap(), kernels.unwrap()), ("kvm", "soft"));
+            }
+            (KvmKind::None, true) => {
+                assert_eq!((programs.unwrap(), kernels.unwrap()), ("soft", "soft"));
+            }
+            (KvmKind::None, false) => {
+                assert_eq!(programs.unwrap_err().kind(), ErrorKind::NoHypervisor);
+                assert_eq!(kernels.unwrap_err().kind(), ErrorKind::NoHypervisor);
+            }
         }
     }
 
