@@ -2,7 +2,7 @@
 //! hold for all of it stand there.
 //!
 //! One C function is one call of the Rust interface and the translation of what goes in and out:
-//! pointers are looked at in [`pass`], panics end in [`guard`], errors become [`error`] objects.
+//! pointers are looked at in `pass`, panics end in `guard`, errors become `error` objects.
 //! Types have the names they have in C.
 
 #![allow(non_camel_case_types, reason = "types have the names they have in C")]
