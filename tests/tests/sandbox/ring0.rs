@@ -13,7 +13,8 @@ fn ready() -> Sandbox {
     let mut sandbox = Sandbox::image(program!("ring0"))
         .hypervisor(crate::backend())
         .memory(16 << 20)
-        .timeout(Duration::from_millis(300))
+        // Long enough for a busy host to start a program.
+        .timeout(Duration::from_secs(4))
         .build()
         .unwrap();
     assert_eq!(sandbox.start().unwrap(), Outcome::Ready);
