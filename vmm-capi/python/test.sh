@@ -19,5 +19,5 @@ PIP_NO_BUILD_ISOLATION=0 PYTHON="$place/venv/bin/python" ./build.sh "$place" $li
 # Away from the sources: what is tested is what was installed.
 cp -r tests "$place/tests"
 cd "$place"
-VMM_GUEST_INCLUDE="$OLDPWD/../../vmm-sandbox/guest/include" venv/bin/python -m pytest -q tests
-venv/bin/python -m pytest -q --doctest-modules --pyargs vmm
+VMM_GUEST_INCLUDE="$OLDPWD/../../vmm-sandbox/guest/include" timeout 600 venv/bin/python -m pytest -q tests
+timeout 600 venv/bin/python -m pytest -q --doctest-modules --pyargs vmm

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 from dataclasses import dataclass
 from typing import Any, Dict, Optional, Sequence, Tuple, Union
 
 from .device import Device
-from .error import Interrupted, call
+from .error import call
 from .library import ffi, lib, path, text
 from .outcome import Outcome, State
 
@@ -119,6 +120,8 @@ class Machine:
 
     _machine: Any = ffi.NULL
     _devices: Tuple[Device, ...] = ()
+    #: It is paused because a run was interrupted.
+    _interrupted = False
 
     def __del__(self) -> None:
         self.close()
@@ -145,17 +148,25 @@ class Machine:
         return f"{text(name(self._machine))} ({text(why(self._machine))})"
 
     def run(self) -> Outcome:
-        """Runs the guest on this thread until it ends. Python's signal handlers run meanwhile: Ctrl-C
-        raises KeyboardInterrupt, after which it can be run on.
+        """Runs the guest until it ends. Python's signal handlers run meanwhile; what they raise, as
+        Ctrl-C raises KeyboardInterrupt, pauses it, and a further run goes on.
         """
-        outcome = ffi.new("vmm_outcome *")
-        while True:
-            try:
-                self._call(lib.vmm_machine_run, self._machine, outcome)
-                return Outcome.of(outcome)
-            except Interrupted:
-                # Handlers have run, and have not raised.
-                pass
+        if self._interrupted:
+            self._interrupted = False
+            self.resume()
+        else:
+            self.start()
+        try:
+            while True:
+                select.select([self._event_fd()], [], [])
+                outcome = self.poll()
+                if outcome is not None:
+                    return outcome
+        except (Exception, KeyboardInterrupt):
+            if self.state is State.RUNNING:
+                self.pause()
+                self._interrupted = True
+            raise
 
     def start(self) -> None:
         """Runs the guest on a thread of its own; `wait` tells what becomes of it."""
@@ -173,18 +184,17 @@ class Machine:
         ['halted', 'halted']
         """
         loop = asyncio.get_running_loop()
-        fd = ffi.new("int32_t *")
-        call(lib.vmm_machine_event_fd, self._machine, fd)
+        fd = self._event_fd()
         while True:
             ready = asyncio.Event()
-            loop.add_reader(fd[0], ready.set)
+            loop.add_reader(fd, ready.set)
             try:
                 await ready.wait()
             except asyncio.CancelledError:
                 self.stop()
                 raise
             finally:
-                loop.remove_reader(fd[0])
+                loop.remove_reader(fd)
             outcome = self.poll()
             if outcome is not None:
                 return outcome
@@ -194,6 +204,11 @@ class Machine:
         event, outcome = ffi.new("vmm_event *"), ffi.new("vmm_outcome *")
         self._call(lib.vmm_machine_next_event, self._machine, event, outcome)
         return Outcome.of(outcome) if event[0] == lib.VMM_EVENT_ENDED else None
+
+    def _event_fd(self) -> int:
+        fd = ffi.new("int32_t *")
+        call(lib.vmm_machine_event_fd, self._machine, fd)
+        return fd[0]
 
     def stop(self) -> None:
         """Ends the machine, from any thread or a device."""
