@@ -1,11 +1,13 @@
-//! Overlays: the base stays as it is, what was flushed stays, and a file that is none is refused.
+//! Raw files take requests of any shape. Overlays: the base stays as it is, what was flushed stays, and a file that is none is refused.
 
 use std::{fs, path::Path};
 
 use vmm_core::ErrorKind;
 use vmm_devices::{Block, Image, MemoryImage, Overlay, RawFile};
 
-use crate::{DISCARD, Numbers, OK, WRITE_ZEROES, ask, flush, range, read, start, write};
+use crate::{
+    DISCARD, IN, Numbers, OK, OUT, WRITE_ZEROES, ask, flush, header, range, read, start, write,
+};
 
 const LEN: usize = 3 * 65536 + 5 * 512;
 
@@ -13,6 +15,25 @@ fn base(directory: &Path) -> (std::path::PathBuf, Vec<u8>) {
     let (path, data) = (directory.join("base"), Numbers(77).bytes(LEN));
     fs::write(&path, &data).unwrap();
     (path, data)
+}
+
+/// More buffers than a system call is given at once.
+#[test]
+fn a_raw_file_takes_any_number_of_buffers() {
+    const BUFFERS: usize = 150;
+    let directory = tempfile::tempdir().unwrap();
+    let (path, _) = base(directory.path());
+    let mut driver = start(Block::image(RawFile::open(&path).unwrap()).unwrap());
+    let data = Numbers(3).bytes(BUFFERS * 512);
+    let out = header(OUT, 2);
+    let buffers: Vec<_> = [out.as_slice()].into_iter().chain(data.chunks(512)).collect();
+    driver.submit(0, &buffers, &[1]).unwrap();
+    assert_eq!(driver.wait(0).unwrap().data, [OK]);
+    assert!(fs::read(&path).unwrap()[1024..][..data.len()] == data);
+    driver.submit(0, &[&header(IN, 2)], &[&[512; BUFFERS][..], &[1]].concat()).unwrap();
+    let mut done = driver.wait(0).unwrap().data;
+    assert_eq!(done.pop(), Some(OK));
+    assert!(done == data);
 }
 
 #[test]

@@ -185,6 +185,8 @@ impl<'a> Buffers<'a> {
             left -= taken;
             Some((GuestAddress(segment.at.0 + from), taken as usize))
         });
+        // What was skipped whole is no piece: whoever takes so many of them at once would get nowhere.
+        let pieces = pieces.filter(|(_, len)| *len > 0);
         // All of it was RAM when the chain was popped, and `regions` is as it was then.
         pieces.flat_map(move |(at, len)| View(self.regions).slices(at, len).flatten())
     }
