@@ -9,7 +9,10 @@ cd "$(dirname "$0")"
 place=$(mktemp -d)
 trap 'rm -rf "$place"' EXIT
 
-"${PYTHON:-python3}" -m venv "$place/venv"
+if ! "${PYTHON:-python3}" -m venv "$place/venv"; then
+    echo "skipped: the Python package: no virtual environment (Debian: apt-get install python3-venv)"
+    exit 0
+fi
 if ! "$place/venv/bin/pip" install --quiet --upgrade --disable-pip-version-check cffi pytest setuptools; then
     echo "skipped: the Python package: its tools cannot be had here (pip install cffi pytest setuptools)"
     exit 0
