@@ -16,7 +16,7 @@ use vmm_devices::{DebugExit, I8042, Rtc, Serial};
 use crate::{
     device::vmm_device,
     error::{vmm_error, vmm_status},
-    guard::{Exclusive, guard, silent},
+    guard::{Exclusive, guard},
     machine::vmm_machine,
     pass,
 };
@@ -64,16 +64,10 @@ impl Description {
 /// # Safety
 /// As for [`pass::object`].
 unsafe fn change(config: *mut vmm_config, change: impl FnOnce(&mut Description)) {
-    silent(|| {
-        // SAFETY: the caller's promise.
-        if let Ok(config) = unsafe { pass::object(config, "config") } {
-            config.0.wait(|description| {
-                if let Some(description) = description {
-                    change(description);
-                }
-            });
-        }
-    });
+    // SAFETY: the caller's promise.
+    if let Some(config) = unsafe { config.as_ref() } {
+        config.0.change(change);
+    }
 }
 
 /// A description without anything. Freed with vmm_config_free, also after a machine was made of it.
@@ -313,10 +307,9 @@ pub unsafe extern "C" fn vmm_machine_new(
     unsafe {
         guard(error, || {
             pass::fill(machine, "machine", std::ptr::null_mut())?;
-            let (built, choice) = pass::object(config, "config")?.0.with(|description| {
-                let used = || Error::wrong_state("config: a machine was made of it before");
-                description.take().ok_or_else(used)?.build()
-            })?;
+            let config = pass::object(config, "config")?;
+            let used = "config: a machine was made of it before";
+            let (built, choice) = config.0.use_up(used, Description::build)?;
             pass::fill(machine, "machine", pass::give(vmm_machine::new(built, &choice)))
         })
     }

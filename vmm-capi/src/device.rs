@@ -24,6 +24,7 @@ use crate::{
     error::{vmm_error, vmm_status},
     guard::{Exclusive, guard},
     pass,
+    user::User,
 };
 
 /// For a place that the board chooses.
@@ -96,21 +97,7 @@ enum Window {
 /// The caller's functions.
 struct Model {
     ops: vmm_device_ops,
-    user: *mut c_void,
-}
-
-// SAFETY: the header says that the functions are called on several threads, with the same pointer.
-unsafe impl Send for Model {}
-// SAFETY: as above.
-unsafe impl Sync for Model {}
-
-impl Drop for Model {
-    fn drop(&mut self) {
-        if let Some(drop) = self.ops.drop {
-            // SAFETY: the caller's function with the caller's pointer, for the last time.
-            unsafe { drop(self.user) };
-        }
-    }
+    user: User,
 }
 
 /// Ends the run; the board adds which device it was.
@@ -142,21 +129,23 @@ impl BusDevice for Access {
         let Some(read) = ops.read else { return CONTINUE };
         // SAFETY: the caller's function with the caller's pointer, and bytes that live as long as
         // the call.
-        Self::flow(unsafe { read(*user, self.window, offset, data.as_mut_ptr(), data.len()) })
+        Self::flow(unsafe {
+            read(user.pointer, self.window, offset, data.as_mut_ptr(), data.len())
+        })
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> Flow {
         let Model { ops, user } = &self.device.model;
         let Some(write) = ops.write else { return CONTINUE };
         // SAFETY: as for reads.
-        Self::flow(unsafe { write(*user, self.window, offset, data.as_ptr(), data.len()) })
+        Self::flow(unsafe { write(user.pointer, self.window, offset, data.as_ptr(), data.len()) })
     }
 
     fn reset(&self) {
         // Once, however many windows there are.
         if let Some(reset) = self.device.model.ops.reset.filter(|_| self.window == 0) {
             // SAFETY: the caller's function with the caller's pointer.
-            unsafe { reset(self.device.model.user) };
+            unsafe { reset(self.device.model.user.pointer) };
         }
     }
 }
@@ -236,9 +225,13 @@ pub unsafe extern "C" fn vmm_device_new(
                     "ops: struct_size {size} is not known here"
                 )));
             }
+            let drop = pass::object(ops, "ops")?.drop;
             let shared = Shared {
                 name,
-                model: Model { ops: *pass::object(ops, "ops")?, user },
+                model: Model {
+                    ops: *pass::object(ops, "ops")?,
+                    user: User { pointer: user, drop },
+                },
                 wanted: Exclusive::new("device", Vec::new()),
                 wants_line: AtomicBool::new(false),
                 plugged: AtomicBool::new(false),

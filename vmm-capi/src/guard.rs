@@ -88,9 +88,24 @@ impl<T> Exclusive<T> {
             }
         }
     }
+}
 
-    /// Uses it when it is free, for settings.
-    pub(crate) fn wait(&self, work: impl FnOnce(&mut T)) {
-        work(&mut self.value.lock().unwrap_or_else(PoisonError::into_inner));
+/// What setters change and one call uses up.
+impl<T> Exclusive<Option<T>> {
+    /// Changes it when it is free, if it is still there. Setters report nothing, panics neither.
+    pub(crate) fn change(&self, work: impl FnOnce(&mut T)) {
+        silent(|| {
+            if let Some(value) = &mut *self.value.lock().unwrap_or_else(PoisonError::into_inner) {
+                work(value);
+            }
+        });
+    }
+
+    /// Uses it up.
+    ///
+    /// # Errors
+    /// `WrongState` with `used` if that was done before; what `work` gives.
+    pub(crate) fn use_up<R>(&self, used: &str, work: impl FnOnce(T) -> Result<R>) -> Result<R> {
+        self.with(|value| work(value.take().ok_or_else(|| Error::wrong_state(used))?))
     }
 }

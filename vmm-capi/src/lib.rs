@@ -11,6 +11,7 @@
 
 mod guard;
 mod pass;
+mod user;
 
 // As the header has them.
 

@@ -113,15 +113,12 @@ pub(crate) unsafe fn bytes<'a>(
     size: usize,
     what: impl fmt::Display,
 ) -> Result<&'a [u8]> {
-    match size {
-        0 => Ok(&[]),
-        _ if pointer.is_null() => Err(null(what)),
-        size if isize::try_from(size).is_err() => {
-            Err(Error::bad_config(format!("{what}: {size} bytes are more than there can be")))
-        }
-        // SAFETY: the caller's promise; a size that fits, and not NULL.
-        size => Ok(unsafe { std::slice::from_raw_parts(pointer, size) }),
+    if size == 0 {
+        return Ok(&[]);
     }
+    check_size(pointer, size, what)?;
+    // SAFETY: the caller's promise; a size that fits, and not NULL.
+    Ok(unsafe { std::slice::from_raw_parts(pointer, size) })
 }
 
 /// Bytes to be filled; NULL is fine for none.
@@ -133,15 +130,20 @@ pub(crate) unsafe fn bytes_mut<'a>(
     size: usize,
     what: impl fmt::Display,
 ) -> Result<&'a mut [u8]> {
-    match size {
-        0 => Ok(&mut []),
-        _ if pointer.is_null() => Err(null(what)),
-        size if isize::try_from(size).is_err() => {
-            Err(Error::bad_config(format!("{what}: {size} bytes are more than there can be")))
-        }
-        // SAFETY: the caller's promise; a size that fits, and not NULL.
-        size => Ok(unsafe { std::slice::from_raw_parts_mut(pointer, size) }),
+    if size == 0 {
+        return Ok(&mut []);
     }
+    check_size(pointer, size, what)?;
+    // SAFETY: the caller's promise; a size that fits, and not NULL.
+    Ok(unsafe { std::slice::from_raw_parts_mut(pointer, size) })
+}
+
+/// Refuses NULL, and sizes that no memory has.
+fn check_size(pointer: *const u8, size: usize, what: impl fmt::Display) -> Result<()> {
+    if isize::try_from(size).is_err() && !pointer.is_null() {
+        return Err(Error::bad_config(format!("{what}: {size} bytes are more than there can be")));
+    }
+    check(pointer, what)
 }
 
 /// A copy of a descriptor of the caller's, which stays the caller's.

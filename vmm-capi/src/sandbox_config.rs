@@ -15,9 +15,10 @@ use vmm_core::{
 
 use crate::{
     error::{vmm_error, vmm_status},
-    guard::{Exclusive, guard, silent},
+    guard::{Exclusive, guard},
     pass,
     sandbox::vmm_sandbox,
+    user::User,
     value::{vmm_result, vmm_value},
 };
 
@@ -57,16 +58,10 @@ impl Description {
 /// # Safety
 /// As for [`pass::object`].
 unsafe fn change(config: *mut vmm_sandbox_config, change: impl FnOnce(&mut Description)) {
-    silent(|| {
-        // SAFETY: the caller's promise.
-        if let Ok(config) = unsafe { pass::object(config, "config") } {
-            config.0.wait(|description| {
-                if let Some(description) = description {
-                    change(description);
-                }
-            });
-        }
-    });
+    // SAFETY: the caller's promise.
+    if let Some(config) = unsafe { config.as_ref() } {
+        config.0.change(change);
+    }
 }
 
 fn describe(builder: Result<Builder>) -> *mut vmm_sandbox_config {
@@ -315,14 +310,8 @@ pub type vmm_drop_fn = Option<unsafe extern "C" fn(user: *mut c_void)>;
 /// A function of the caller's, and what it is called with.
 struct Function {
     function: vmm_host_fn,
-    user: *mut c_void,
-    drop: vmm_drop_fn,
+    user: User,
 }
-
-// SAFETY: the header says on which threads it is called: any, several at once.
-unsafe impl Send for Function {}
-// SAFETY: as above.
-unsafe impl Sync for Function {}
 
 /// The kind of arguments that [`Function`] takes: any.
 struct Any;
@@ -333,17 +322,9 @@ impl HostFunction<Any> for Function {
         let mut result = vmm_result(Value::Nothing);
         let function = self.function?;
         // SAFETY: the caller's function with the caller's pointer, and values that outlive the call.
-        let answer = unsafe { function(self.user, seen.as_ptr(), seen.len(), &raw mut result) };
+        let answer =
+            unsafe { function(self.user.pointer, seen.as_ptr(), seen.len(), &raw mut result) };
         (answer == 0).then_some(result.0)
-    }
-}
-
-impl Drop for Function {
-    fn drop(&mut self) {
-        if let Some(drop) = self.drop {
-            // SAFETY: the caller's function with the caller's pointer, for the last time.
-            unsafe { drop(self.user) };
-        }
     }
 }
 
@@ -353,30 +334,15 @@ pub type vmm_ask_fn = Option<unsafe extern "C" fn(user: *mut c_void) -> i32>;
 /// A question of the caller's, and what it is asked with.
 struct Question {
     ask: vmm_ask_fn,
-    user: *mut c_void,
-    drop: vmm_drop_fn,
+    user: User,
 }
-
-// SAFETY: the header says on which threads it is called: any, several at once.
-unsafe impl Send for Question {}
-// SAFETY: as above.
-unsafe impl Sync for Question {}
 
 impl Question {
     fn ask(&self) -> ControlFlow<()> {
         // SAFETY: the caller's function with the caller's pointer.
-        match self.ask.map_or(0, |ask| unsafe { ask(self.user) }) {
+        match self.ask.map_or(0, |ask| unsafe { ask(self.user.pointer) }) {
             0 => ControlFlow::Continue(()),
             _ => ControlFlow::Break(()),
-        }
-    }
-}
-
-impl Drop for Question {
-    fn drop(&mut self) {
-        if let Some(drop) = self.drop {
-            // SAFETY: the caller's function with the caller's pointer, for the last time.
-            unsafe { drop(self.user) };
         }
     }
 }
@@ -391,7 +357,7 @@ pub unsafe extern "C" fn vmm_sandbox_config_set_interruptible(
     user: *mut c_void,
     drop: vmm_drop_fn,
 ) {
-    let question = Question { ask, user, drop };
+    let question = Question { ask, user: User { pointer: user, drop } };
     // SAFETY: the header's rules.
     unsafe {
         change(config, |description| {
@@ -410,7 +376,7 @@ pub unsafe extern "C" fn vmm_sandbox_config_add_host_fn(
     user: *mut c_void,
     drop: vmm_drop_fn,
 ) {
-    let function = Function { function, user, drop };
+    let function = Function { function, user: User { pointer: user, drop } };
     // SAFETY: the header's rules.
     unsafe {
         change(config, |description| {
@@ -438,10 +404,9 @@ pub unsafe extern "C" fn vmm_sandbox_new(
     unsafe {
         guard(error, || {
             pass::fill(sandbox, "sandbox", std::ptr::null_mut())?;
-            let built = pass::object(config, "config")?.0.with(|description| {
-                let used = || Error::wrong_state("sandbox config: a sandbox was made of it before");
-                description.take().ok_or_else(used)?.build()
-            })?;
+            let config = pass::object(config, "config")?;
+            let used = "sandbox config: a sandbox was made of it before";
+            let built = config.0.use_up(used, Description::build)?;
             pass::fill(sandbox, "sandbox", pass::give(vmm_sandbox::new(built)))
         })
     }
