@@ -13,8 +13,11 @@
 )]
 
 use std::{
-    env, fs, io,
-    path::PathBuf,
+    env,
+    ffi::OsStr,
+    fs, io,
+    path::{Path, PathBuf},
+    process::Command,
     sync::{Arc, Barrier, Mutex, MutexGuard, mpsc},
     thread,
     time::{Duration, Instant, SystemTime},
@@ -39,7 +42,7 @@ const GIB: u64 = 1 << 30;
 /// the BIOS's data and 1 MiB (`boot::map`).
 const NOT_RAM: u64 = 0x1000 + (0x10_0000 - 0x9_fc00);
 
-const QUIET: &str = "console=ttyS0 quiet panic=-1 run=work";
+const QUIET: &str = "console=ttyS0 quiet panic=-1";
 
 /// One test for each boot: how many vCPUs, which image, by which protocol.
 macro_rules! boots {
@@ -95,6 +98,46 @@ fn a_reboot_ends_in_a_reset_after_which_the_same_machine_boots_again() {
 fn memory_above_the_hole_is_seen() {
     let Some(image) = guest("memory_above_the_hole_is_seen", "vmlinuz") else { return };
     Boot { memory: 5 * GIB, ..Boot::of(image) }.works_and_powers_off();
+}
+
+/// One vCPU does some of it; all numbers of vCPUs do all of it if `VMM_SIZE` is 16: SHA-256 of 64 MiB
+/// and the rest in proportion.
+#[test]
+fn what_users_do_comes_to_the_same_as_on_the_host() {
+    const TEST: &str = "what_users_do_comes_to_the_same";
+    let (Some(image), Some(bash)) = (guest(TEST, "vmlinuz"), guest(TEST, "bash-static")) else {
+        return;
+    };
+    let size = env::var("VMM_SIZE").unwrap_or_else(|_| "1".to_owned());
+    let most = if size == "16" { most_vcpus() } else { 1 };
+    let here = user_on_the_host(bash.parent().unwrap(), &size);
+    let here: Vec<_> = here.lines().collect();
+    assert!(here.len() > 20, "{here:#?}");
+    for cpus in [1, 2, 4].into_iter().filter(|cpus| *cpus <= most) {
+        let boot =
+            Boot { run: "user", then: format!("size={size}"), cpus, ..Boot::of(image.clone()) };
+        let said = boot.build().run_until("no such thing", &Outcome::PowerOff(0));
+        let there = said.text.lines().filter(|line| line.starts_with("guest: "));
+        assert_eq!(there.collect::<Vec<_>>(), here, "{cpus} vCPUs: {}", said.text);
+    }
+}
+
+/// What the script says that the guest runs, run here by the busybox and the bash that the guest has.
+fn user_on_the_host(guests: &Path, size: &str) -> String {
+    let place = tempfile::tempdir().unwrap();
+    let (tools, work) = (place.path().join("tools"), place.path().join("work"));
+    fs::create_dir(&tools).unwrap();
+    fs::create_dir(&work).unwrap();
+    let busybox = |arguments: &[&OsStr]| {
+        let mut command = Command::new("/bin/busybox");
+        command.args(arguments).env_clear().env("size", size).env("TMPDIR", &work);
+        let path = [tools.as_path(), guests];
+        let output = command.env("PATH", env::join_paths(path).unwrap()).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    busybox(&["--install".as_ref(), "-s".as_ref(), tools.as_ref()]);
+    busybox(&["sh".as_ref(), concat!(env!("CARGO_MANIFEST_DIR"), "/guests/linux/user").as_ref()])
 }
 
 #[test]
@@ -173,6 +216,8 @@ struct Boot {
     protocol: Protocol,
     cpus: u32,
     memory: u64,
+    /// The script in the RAM disk that is run.
+    run: &'static str,
     /// More of the command line.
     then: String,
 }
@@ -180,13 +225,13 @@ struct Boot {
 impl Boot {
     fn of(image: PathBuf) -> Self {
         let (protocol, then) = (Protocol::Linux64, String::new());
-        Self { image, protocol, cpus: 1, memory: 256 * MIB, then }
+        Self { image, protocol, cpus: 1, memory: 256 * MIB, run: "work", then }
     }
 
     fn build(&self) -> Guest {
         let linux = Linux::kernel(&self.image)
             .initrd(self.image.with_file_name("initrd"))
-            .cmdline(format!("{QUIET} {}", self.then))
+            .cmdline(format!("{QUIET} run={} {}", self.run, self.then))
             .protocol(self.protocol);
         Guest::build(linux, self.cpus, self.memory)
     }
