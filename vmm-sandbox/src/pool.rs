@@ -5,6 +5,7 @@ use std::{
     ops::{Deref, DerefMut},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread::{self, JoinHandle},
+    time::{Duration, Instant},
 };
 
 use vmm_core::{Error, ErrorKind, Result, hv::block_other_signals};
@@ -116,17 +117,36 @@ impl Pool {
     /// What [`Snapshot::fork`] said, if there is no sandbox at all; the next call has it tried
     /// again. `WrongProcess` in a child of `fork()`.
     pub fn take(&self) -> Result<Lease> {
+        loop {
+            // Longer than anybody waits.
+            if let Some(lease) = self.take_within(Duration::from_secs(1 << 32))? {
+                return Ok(lease);
+            }
+        }
+    }
+
+    /// The same, but waits no longer than that: `None` if none has come back by then.
+    ///
+    /// # Errors
+    /// As for [`take`](Self::take).
+    pub fn take_within(&self, limit: Duration) -> Result<Option<Lease>> {
+        let start = Instant::now();
         let mut state = self.shared.open()?;
         let mut waited = false;
         loop {
             if let Some(lease) = self.shared.lend(&mut state)? {
-                return Ok(lease);
+                return Ok(Some(lease));
             }
+            let Some(left) = limit.checked_sub(start.elapsed()).filter(|left| !left.is_zero())
+            else {
+                return Ok(None);
+            };
             if !waited {
                 state.counts.waits += 1;
                 waited = true;
             }
-            state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            let changed = self.shared.changed.wait_timeout(state, left);
+            state = changed.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
