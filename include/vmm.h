@@ -15,8 +15,8 @@
  *            Setters of configurations do not fail: what was wrong is told when the object is made of it.
  * Threads.   Every function may be called from any thread, several at once. Where an object can be used by
  *            one at a time, the second call fails with VMM_STATUS_WRONG_STATE. The library starts no thread
- *            but those that vmm_machine_run and vmm_machine_start say. It prints nothing and never ends the
- *            process.
+ *            but those that vmm_machine_run, vmm_machine_start, vmm_pool_new and disks say. It prints nothing
+ *            and never ends the process.
  * Callbacks. Come with a `user` pointer that is passed as it is, and with `drop`, which is called exactly
  *            once when the library is done with `user`; NULL if there is nothing to do. No function of this
  *            library may be called from one, but those whose text says so; the others answer
@@ -56,6 +56,12 @@
 
 // A device's answer: the machine powers off. The code is added, 0 to 255.
 #define VMM_FLOW_POWER_OFF 256
+
+// For `wake`: the driver may have added buffers, to any queue.
+#define VMM_WAKE_QUEUES -1
+
+// For vmm_pool_take: waits until there is one.
+#define VMM_FOREVER UINT64_MAX
 
 // What came of a call. Numbers never change; new ones may come.
 typedef enum {
@@ -102,6 +108,20 @@ typedef enum {
   // All guests run natively.
   VMM_KVM_KIND_WHOLE = 2,
 } vmm_kvm_kind;
+
+// A way to boot an image.
+typedef enum {
+  // None that this library knows.
+  VMM_BOOT_NONE = 0,
+  // vmm_config_boot_linux.
+  VMM_BOOT_LINUX = 1,
+  // vmm_config_boot_pvh.
+  VMM_BOOT_PVH = 2,
+  // vmm_config_boot_multiboot.
+  VMM_BOOT_MULTIBOOT = 3,
+  // vmm_config_boot_elf64.
+  VMM_BOOT_ELF64 = 4,
+} vmm_boot;
 
 // How a run ended.
 typedef enum {
@@ -159,6 +179,22 @@ typedef enum {
   VMM_SANDBOX_STATE_UNRECOVERABLE = 4,
 } vmm_sandbox_state;
 
+// How grave a message is.
+typedef enum {
+  // Nothing at all.
+  VMM_LOG_LEVEL_OFF = 0,
+  // Something is lost.
+  VMM_LOG_LEVEL_ERROR = 1,
+  // Something is not as it should be.
+  VMM_LOG_LEVEL_WARN = 2,
+  // What may be good to know.
+  VMM_LOG_LEVEL_INFO = 3,
+  // For who looks for a mistake.
+  VMM_LOG_LEVEL_DEBUG = 4,
+  // Everything.
+  VMM_LOG_LEVEL_TRACE = 5,
+} vmm_log_level;
+
 // Why a program was stopped in the middle.
 typedef enum {
   // Another, which the text tells.
@@ -207,6 +243,10 @@ typedef enum {
 // Stops a sandbox from elsewhere. It may outlive the sandbox.
 typedef struct vmm_canceller vmm_canceller;
 
+// A chain of buffers that the driver lends the device: first those to be read, then those to be
+// written. Whoever popped it completes it once, on any thread; one thread uses it at a time.
+typedef struct vmm_chain vmm_chain;
+
 // The description of a machine. Memory and something to boot must be given; the rest has defaults:
 // the best back end of this host, one vCPU, a PC's interrupt controllers, no devices.
 typedef struct vmm_config vmm_config;
@@ -214,14 +254,31 @@ typedef struct vmm_config vmm_config;
 // A device of the caller's own.
 typedef struct vmm_device vmm_device;
 
+// A disk, which guests find as a virtio block device. It is made, described by setters and given to
+// one machine; then it tells and changes what the machine has.
+typedef struct vmm_disk vmm_disk;
+
 // What went wrong: a status, and a message that names the thing and the value.
 typedef struct vmm_error vmm_error;
+
+// The exits of a machine since it was made, by reason and by device.
+typedef struct vmm_exits vmm_exits;
 
 // Stops and pauses a machine, from any thread. It does not keep the machine.
 typedef struct vmm_handle vmm_handle;
 
+// What an image's headers say.
+typedef struct vmm_inspection vmm_inspection;
+
+// What a device is lent while it is woken; of use to that thread, as long as `wake` lasts.
+typedef struct vmm_io vmm_io;
+
 // A virtual machine.
 typedef struct vmm_machine vmm_machine;
+
+// Sandboxes that are forked of one snapshot before they are asked for, and reset when they come
+// back. Any thread may use it, several at once.
+typedef struct vmm_pool vmm_pool;
 
 // What was found out about this host.
 typedef struct vmm_report vmm_report;
@@ -245,6 +302,9 @@ typedef struct vmm_snapshot vmm_snapshot;
 // machine is freed.
 typedef struct vmm_view vmm_view;
 
+// A virtio device of the caller's own.
+typedef struct vmm_virtio vmm_virtio;
+
 // What a device does. Functions may be NULL: reads then give all ones, writes do nothing.
 //
 // They are called on the threads that run vCPUs, several at once if the machine has several vCPUs.
@@ -262,6 +322,74 @@ typedef struct {
   // The library is done with `user`.
   void (*drop)(void *user);
 } vmm_device_ops;
+
+// What a disk of the caller's own does. Each function gives 0, or the errno that says why not; the
+// guest gets an I/O error.
+//
+// They are called on threads of the disk's, one for each queue, never on one that runs a guest: they
+// may take their time. What they are asked for is within the disk and whole sectors of 512 bytes.
+typedef struct {
+  // sizeof(struct vmm_disk_ops).
+  size_t struct_size;
+  // Fills `data` with what is at `at`. Must not be NULL.
+  int32_t (*read)(void *user, uint64_t at, uint8_t *data, size_t size);
+  // Writes `data` to `at`; NULL for a disk that is only read.
+  int32_t (*write)(void *user, uint64_t at, const uint8_t *data, size_t size);
+  // Makes what was written durable; NULL if there is nothing to do.
+  int32_t (*flush)(void *user);
+  // Nobody needs these bytes any more; NULL if that is no news.
+  int32_t (*discard)(void *user, uint64_t at, uint64_t size);
+  // Makes the disk so long, on the thread of vmm_disk_resize; NULL if it has one size for ever.
+  int32_t (*resize)(void *user, uint64_t size);
+  // The library is done with `user`.
+  void (*drop)(void *user);
+} vmm_disk_ops;
+
+// What a guest has asked a disk for.
+typedef struct {
+  // sizeof(struct vmm_disk_statistics), set by the caller.
+  size_t struct_size;
+  // Reads that succeeded.
+  uint64_t reads;
+  // Their bytes.
+  uint64_t read_bytes;
+  // Writes that succeeded.
+  uint64_t writes;
+  // Their bytes.
+  uint64_t written_bytes;
+  // Flushes that succeeded.
+  uint64_t flushes;
+  // Discards and writes of zeros that succeeded.
+  uint64_t discards;
+  // Requests that failed, or that the disk cannot do.
+  uint64_t errors;
+} vmm_disk_statistics;
+
+// What a virtio device does. Functions may be NULL, but for `wake`.
+//
+// They are called one at a time and must not block: `wake` on a thread of the machine, the others
+// on those that run vCPUs. What takes its time is done elsewhere, with the vmm_chain, which any
+// thread may complete.
+typedef struct {
+  // sizeof(struct vmm_virtio_ops).
+  size_t struct_size;
+  // There is something to do: `source` is VMM_WAKE_QUEUES, or the number of a descriptor of
+  // vmm_virtio_add_source that can be read. Pops chains from `io` until there are no more. Gives
+  // 0, or anything else if the device can never work again: the run ends with
+  // VMM_STATUS_POISONED. A driver's mistake is no such thing: vmm_io_need_reset.
+  int32_t (*wake)(void *user, vmm_io *io, int32_t source);
+  // Copies configuration space from `offset` on to `data`, which comes filled with zeros.
+  void (*read_config)(void *user, uint64_t offset, uint8_t *data, size_t size);
+  // The driver writes to configuration space.
+  void (*write_config)(void *user, uint64_t offset, const uint8_t *data, size_t size);
+  // The driver, or the machine, resets the device: chains that it keeps are void. It frees them.
+  void (*reset)(void *user);
+  // The machine is about to be paused: the device completes what chains it keeps for something
+  // that may never come.
+  void (*drain)(void *user);
+  // The library is done with `user`.
+  void (*drop)(void *user);
+} vmm_virtio_ops;
 
 // How a run ended, for programs and for readers.
 typedef struct {
@@ -295,6 +423,18 @@ typedef struct {
   uint64_t rflags;
 } vmm_regs;
 
+// One line of a vmm_exits.
+typedef struct {
+  // A device's name, or a reason: "mmio read", "mmio write", "port in", "port out", "return".
+  const char *name;
+  // Whether it is a device's.
+  bool is_device;
+  // How many exits.
+  uint64_t exits;
+  // Nanoseconds of the host's time, if they are measured.
+  uint64_t ns;
+} vmm_exit_count;
+
 // Whether the program may go on: 0 if it may.
 typedef int32_t (*vmm_ask_fn)(void *user);
 
@@ -324,6 +464,38 @@ typedef int32_t (*vmm_host_fn)(void *user,
                                const vmm_value *arguments,
                                size_t count,
                                vmm_result *result);
+
+// What a program has used and asked for.
+typedef struct {
+  // sizeof(struct vmm_sandbox_statistics), set by the caller.
+  size_t struct_size;
+  // Bytes of memory in use, page tables included.
+  uint64_t memory;
+  // System calls that were answered.
+  uint64_t system_calls;
+} vmm_sandbox_statistics;
+
+// What a pool has, and has done.
+typedef struct {
+  // sizeof(struct vmm_pool_statistics), set by the caller.
+  size_t struct_size;
+  // Sandboxes that can be taken at once.
+  uint64_t ready;
+  // Those that are lent out.
+  uint64_t in_use;
+  // How many were forked.
+  uint64_t forks;
+  // How many came back and were reset.
+  uint64_t resets;
+  // How many came back and could not be reset.
+  uint64_t replaced;
+  // How often somebody had to wait for one.
+  uint64_t waits;
+} vmm_pool_statistics;
+
+// Takes one message, which ends with the call; `target` is the part of the library that has it, such
+// as "vmm_devices::serial". Called on any thread, on several at once, with locks held.
+typedef void (*vmm_log_fn)(void *user, vmm_log_level level, const char *target, const char *message);
 
 #ifdef __cplusplus
 extern "C" {
@@ -381,26 +553,6 @@ void vmm_config_set_vcpus(vmm_config *config, uint32_t count);
 // run.
 void vmm_config_set_interrupts(vmm_config *config, bool there);
 
-// Boots a Linux kernel, a bzImage or vmlinux, by its path. `initrd`, a path, and `cmdline` may be
-// NULL.
-void vmm_config_boot_linux(vmm_config *config,
-                           const char *kernel,
-                           const char *initrd,
-                           const char *cmdline);
-
-// Boots a kernel by Multiboot 1, by its path. `cmdline` may be NULL.
-void vmm_config_boot_multiboot(vmm_config *config, const char *kernel, const char *cmdline);
-
-// Boots a plain 64-bit ELF program without a kernel, by its path: entered in 64-bit mode with
-// memory mapped at its own addresses. `cmdline` may be NULL.
-void vmm_config_boot_elf64(vmm_config *config, const char *program, const char *cmdline);
-
-// Boots instructions as they are, in 64-bit mode, at guest address 0x10000.
-void vmm_config_boot_long_mode(vmm_config *config, const uint8_t *image, size_t size);
-
-// Boots instructions as they are, in 16-bit real mode, at guest address 0x7c00.
-void vmm_config_boot_real_mode(vmm_config *config, const uint8_t *image, size_t size);
-
 // A 16550 serial port (the first is COM1, I/O port 0x3f8): what the guest writes goes to the
 // descriptor `output`, what comes from `input` goes to the guest. -1 for neither.
 void vmm_config_add_serial(vmm_config *config, int32_t input, int32_t output);
@@ -417,9 +569,67 @@ void vmm_config_add_debug_exit(vmm_config *config);
 // A device of the caller's own. The machine holds it too: it can be freed at once.
 void vmm_config_add_device(vmm_config *config, vmm_device *device);
 
+// A disk. It stays what tells of it: it is freed when the caller is done with it.
+void vmm_config_add_disk(vmm_config *config, vmm_disk *disk);
+
+// A source of random numbers, of the host's, by virtio: `per_second` bytes a second and `burst` at
+// once after a rest; 0 and 0 for 1 MiB each.
+void vmm_config_add_rng(vmm_config *config, uint64_t per_second, uint64_t burst);
+
+// A virtio device of the caller's own. The machine holds it too: it can be freed at once.
+void vmm_config_add_virtio(vmm_config *config, vmm_virtio *virtio);
+
+// Has exits of the guest counted, for vmm_machine_exits; with `times` it is also measured how long
+// the host worked on them, which reads the clock twice an exit.
+void vmm_config_set_accounting(vmm_config *config, bool times);
+
 // Makes the machine; its guest has executed nothing yet. A description makes one machine: it is
 // empty afterwards, and still to be freed.
 vmm_status vmm_machine_new(vmm_config *config, vmm_machine **machine, vmm_error **error);
+
+// Boots a Linux kernel, a bzImage or vmlinux, by its path. `initrd`, a path, and `cmdline` may be
+// NULL.
+void vmm_config_boot_linux(vmm_config *config,
+                           const char *kernel,
+                           const char *initrd,
+                           const char *cmdline);
+
+// Boots a kernel that can be entered by PVH, as Linux and many unikernels can. `initrd`, a path,
+// and `cmdline` may be NULL.
+void vmm_config_boot_pvh(vmm_config *config,
+                         const char *kernel,
+                         const char *initrd,
+                         const char *cmdline);
+
+// Boots a kernel by Multiboot 1, by its path. `cmdline` may be NULL.
+void vmm_config_boot_multiboot(vmm_config *config, const char *kernel, const char *cmdline);
+
+// One more file, by its path, for the kernel of vmm_config_boot_multiboot, with a command line of
+// its own, which may be NULL.
+void vmm_config_add_module(vmm_config *config, const char *file, const char *cmdline);
+
+// Boots a plain 64-bit ELF program without a kernel, by its path: entered in 64-bit mode with
+// memory mapped at its own addresses. `cmdline` may be NULL.
+void vmm_config_boot_elf64(vmm_config *config, const char *program, const char *cmdline);
+
+// Boots instructions as they are, in 64-bit mode, at guest address 0x10000.
+void vmm_config_boot_long_mode(vmm_config *config, const uint8_t *image, size_t size);
+
+// Boots instructions as they are, in 16-bit real mode, at guest address 0x7c00.
+void vmm_config_boot_real_mode(vmm_config *config, const uint8_t *image, size_t size);
+
+// Looks at the headers of the image at this path: how can it be booted? VMM_STATUS_HOST or
+// VMM_STATUS_BAD_IMAGE if it cannot be read at all.
+vmm_status vmm_inspect(const char *image, vmm_inspection **inspection, vmm_error **error);
+
+// The best way to boot it.
+vmm_boot vmm_inspection_best(const vmm_inspection *inspection);
+
+// Each way, and why it is one or is none, in lines.
+const char *vmm_inspection_text(const vmm_inspection *inspection);
+
+// Frees an inspection.
+void vmm_inspection_free(vmm_inspection *inspection);
 
 // Makes a device of the caller's functions; `name` is what errors and statistics call it. If this
 // fails, `user` stays the caller's: `drop` is not called.
@@ -451,6 +661,142 @@ vmm_status vmm_device_add_irq(vmm_device *device, vmm_error **error);
 // Interrupts the guest once, by the line of the device; may be called from a callback.
 // VMM_STATUS_WRONG_STATE if it has none, or is in no machine yet.
 vmm_status vmm_device_interrupt(const vmm_device *device, vmm_error **error);
+
+// The raw image at this path, to be read and written by nobody else meanwhile; its format is never
+// guessed. VMM_STATUS_BAD_CONFIG if another process has it.
+vmm_status vmm_disk_open(const char *path, vmm_disk **disk, vmm_error **error);
+
+// The raw image at this path, which several may read.
+vmm_status vmm_disk_open_read_only(const char *path, vmm_disk **disk, vmm_error **error);
+
+// `bytes` of this process's memory, zeros at first: whole sectors of 512 bytes.
+vmm_status vmm_disk_memory(uint64_t bytes, vmm_disk **disk, vmm_error **error);
+
+// The raw image at `base`, which is only read, and what is written instead: in a file without a
+// name that is gone with the disk.
+vmm_status vmm_disk_overlay_temporary(const char *base, vmm_disk **disk, vmm_error **error);
+
+// The same with a new file at `path`, which keeps what was written: vmm_disk_overlay_open goes on
+// with it. The base must stay as it is. VMM_STATUS_HOST if there is a file.
+vmm_status vmm_disk_overlay_create(const char *path,
+                                   const char *base,
+                                   vmm_disk **disk,
+                                   vmm_error **error);
+
+// The overlay of `base` that was kept at `path`. VMM_STATUS_BAD_IMAGE if that is none,
+// VMM_STATUS_INCOMPATIBLE if it is one of a disk of another length.
+vmm_status vmm_disk_overlay_open(const char *path,
+                                 const char *base,
+                                 vmm_disk **disk,
+                                 vmm_error **error);
+
+// Makes a disk of `size` bytes, whole sectors of 512, of the caller's functions. If this fails,
+// `user` stays the caller's: `drop` is not called.
+vmm_status vmm_disk_new(const vmm_disk_ops *ops,
+                        uint64_t size,
+                        void *user,
+                        vmm_disk **disk,
+                        vmm_error **error);
+
+// Frees the caller's hold on a disk; a machine that has it keeps it.
+void vmm_disk_free(vmm_disk *disk);
+
+// The guest can write nothing.
+void vmm_disk_set_read_only(vmm_disk *disk);
+
+// What the guest finds as the disk's serial number: at most 20 bytes.
+void vmm_disk_set_serial(vmm_disk *disk, const char *serial);
+
+// How many queues it has, 1 to 64, each with a thread: as many processors of the guest need not
+// wait for each other. 1 unless said otherwise.
+void vmm_disk_set_queues(vmm_disk *disk, uint32_t count);
+
+// The guest reads and writes at most `per_second` bytes a second, and `burst` at once after a rest.
+void vmm_disk_set_limit(vmm_disk *disk, uint64_t per_second, uint64_t burst);
+
+// Its size in bytes; 0 for NULL.
+uint64_t vmm_disk_size(const vmm_disk *disk);
+
+// Makes the disk `size` bytes long, also while the guest runs, which is told. VMM_STATUS_UNSUPPORTED
+// if it cannot be resized.
+vmm_status vmm_disk_resize(vmm_disk *disk,
+                           uint64_t size,
+                           vmm_error **error);
+
+// Fills `*statistics`, as much of it as its `struct_size` says.
+vmm_status vmm_disk_get_statistics(const vmm_disk *disk,
+                                   vmm_disk_statistics *statistics,
+                                   vmm_error **error);
+
+// Makes a virtio device of the caller's functions; `name` is what errors call it, `id` its kind
+// (Virtual I/O Device 1.2, section 5). If this fails, `user` stays the caller's: `drop` is not called.
+vmm_status vmm_virtio_new(const char *name,
+                          uint32_t id,
+                          const vmm_virtio_ops *ops,
+                          void *user,
+                          vmm_virtio **virtio,
+                          vmm_error **error);
+
+// Frees the caller's hold on a device; a machine that has it keeps it.
+void vmm_virtio_free(vmm_virtio *virtio);
+
+// One more queue, which can hold so many chains: a power of 2 up to 32768.
+void vmm_virtio_add_queue(vmm_virtio *virtio, uint16_t size);
+
+// The feature bits of this kind of device that it offers, 0 to 23 and 50 to 63; those of rings and
+// transport are the library's.
+void vmm_virtio_set_features(vmm_virtio *virtio, uint64_t features);
+
+// One more descriptor that wakes the device when it can be read; they are numbered from 0 on.
+// VMM_STATUS_WRONG_STATE if a machine has the device.
+vmm_status vmm_virtio_add_source(vmm_virtio *virtio, int32_t fd, vmm_error **error);
+
+// Takes the next chain that the driver has added to a queue; NULL if there is none. May only be
+// called by `wake`, as all functions with a vmm_io.
+vmm_chain *vmm_io_pop(vmm_io *io, uint32_t queue);
+
+// The features that were negotiated; 0 before that.
+uint64_t vmm_io_features(vmm_io *io);
+
+// Tells the driver that configuration space has changed.
+void vmm_io_config_changed(vmm_io *io);
+
+// The driver has done what no driver may: nothing more is done for it until it resets the device.
+// `why` is for the log.
+void vmm_io_need_reset(vmm_io *io, const char *why);
+
+// That source does not wake the device any more, until vmm_io_resume.
+void vmm_io_hold(vmm_io *io, uint32_t source);
+
+// That source wakes the device again.
+void vmm_io_resume(vmm_io *io, uint32_t source);
+
+// The queue it was popped from. Functions with a vmm_chain may be called from every callback.
+uint32_t vmm_chain_queue(const vmm_chain *chain);
+
+// How many bytes there are to be read.
+uint64_t vmm_chain_readable(const vmm_chain *chain);
+
+// How many bytes there are to be written.
+uint64_t vmm_chain_writable(const vmm_chain *chain);
+
+// Copies up to `size` of the bytes to be read, from the one numbered `at` on; gives how many. The
+// guest may change them at any moment: what a decision depends on is read once.
+size_t vmm_chain_read(const vmm_chain *chain, uint64_t at, void *data, size_t size);
+
+// Copies `size` bytes to those to be written, from the one numbered `at` on, or as many as there is
+// room for; gives how many.
+size_t vmm_chain_write(vmm_chain *chain, uint64_t at, const void *data, size_t size);
+
+// Whether the driver still waits for it: not after a reset.
+bool vmm_chain_is_current(const vmm_chain *chain);
+
+// Gives it back to the driver and frees it: the first `written` bytes of those to be written were
+// written.
+void vmm_chain_complete(vmm_chain *chain, uint32_t written);
+
+// Gives it back with nothing written, and frees it.
+void vmm_chain_free(vmm_chain *chain);
 
 // Stops a machine if it runs, and frees it: memory, descriptors, threads, devices. What a
 // vmm_machine_run under way on another thread needs is freed when that has returned.
@@ -573,6 +919,19 @@ vmm_status vmm_machine_set_regs(vmm_machine *machine,
                                 uint32_t vcpu,
                                 const vmm_regs *regs,
                                 vmm_error **error);
+
+// What the exits of a machine were until now. VMM_STATUS_WRONG_STATE unless
+// vmm_config_set_accounting was called.
+vmm_status vmm_machine_exits(const vmm_machine *machine, vmm_exits **exits, vmm_error **error);
+
+// How many lines there are.
+size_t vmm_exits_size(const vmm_exits *exits);
+
+// Line `n`, which lives as long as `exits`; NULL if there is none.
+const vmm_exit_count *vmm_exits_at(const vmm_exits *exits, size_t n);
+
+// Frees them.
+void vmm_exits_free(vmm_exits *exits);
 
 // The description of a sandbox that runs the program at this path of the host: a static x86-64 Linux
 // executable.
@@ -722,6 +1081,15 @@ size_t vmm_sandbox_take_stdout(vmm_sandbox *sandbox, void *data, size_t size);
 // The same of standard error.
 size_t vmm_sandbox_take_stderr(vmm_sandbox *sandbox, void *data, size_t size);
 
+// Fills `*statistics`, as much of it as its `struct_size` says.
+vmm_status vmm_sandbox_get_statistics(const vmm_sandbox *sandbox,
+                                      vmm_sandbox_statistics *statistics,
+                                      vmm_error **error);
+
+// Writes the system calls that the program made and that are not known here to `buffer`, in lines
+// such as "io_uring_setup 3"; gives the whole length, 0 if there are none.
+size_t vmm_sandbox_unknown_calls(const vmm_sandbox *sandbox, char *buffer, size_t size);
+
 // What stops the sandbox from another thread or a signal handler; NULL for NULL.
 vmm_canceller *vmm_sandbox_canceller(const vmm_sandbox *sandbox);
 
@@ -751,6 +1119,42 @@ vmm_status vmm_sandbox_reset(vmm_sandbox *sandbox,
 
 // Frees a snapshot; its forks stay.
 void vmm_snapshot_free(vmm_snapshot *snapshot);
+
+// Makes a pool of at most `size` sandboxes of the snapshot, which can be freed then. Returns at
+// once; a thread of the pool's makes them.
+vmm_status vmm_pool_new(const vmm_snapshot *snapshot,
+                        size_t size,
+                        vmm_pool **pool,
+                        vmm_error **error);
+
+// Takes a sandbox that is as the snapshot says. vmm_sandbox_free gives it back, whatever state it
+// is in, and has it reset there.
+//
+// Waits while all are in use, up to `within_ns` nanoseconds: 0 for not at all, VMM_FOREVER for ever;
+// then VMM_STATUS_HOST with ETIMEDOUT.
+vmm_status vmm_pool_take(const vmm_pool *pool,
+                         uint64_t within_ns,
+                         vmm_sandbox **sandbox,
+                         vmm_error **error);
+
+// Fills `*statistics`, as much of it as its `struct_size` says.
+vmm_status vmm_pool_get_statistics(const vmm_pool *pool,
+                                   vmm_pool_statistics *statistics,
+                                   vmm_error **error);
+
+// Frees a pool and what it has; a sandbox that is lent out is freed when it comes back. Nobody may
+// be waiting in vmm_pool_take.
+void vmm_pool_free(vmm_pool *pool);
+
+// Has every message up to `most`, a vmm_log_level, given to `function`, from all objects of this
+// process, instead of whoever had them before; NULL for nobody.
+//
+// `drop` is called when there is another and no call is under way; if this fails, it is not.
+vmm_status vmm_set_log(int32_t most,
+                       vmm_log_fn function,
+                       void *user,
+                       void (*drop)(void *user),
+                       vmm_error **error);
 
 #ifdef __cplusplus
 }  // extern "C"

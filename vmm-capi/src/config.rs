@@ -2,23 +2,26 @@
 
 #![expect(unsafe_code, reason = "what C passes are pointers")]
 
-use std::{ffi::c_char, fs::File, sync::Arc};
+use std::{ffi::c_char, fs::File};
 
 use vmm_core::{
-    Error, Machine, Result,
-    boot::{Elf64, Flat, Image, Linux, Multiboot},
-    host::{self, Choice, Need},
+    Error, Result,
+    boot::Multiboot,
+    host::Need,
     hv::IrqConfig,
-    machine::Builder,
+    machine::{Accounting, Builder},
 };
-use vmm_devices::{DebugExit, I8042, Rtc, Serial};
+use vmm_devices::{DebugExit, I8042, RateLimit, Rng, Rtc, Serial};
 
 use crate::{
+    backend,
     device::vmm_device,
+    disk::vmm_disk,
     error::{vmm_error, vmm_status},
-    guard::{Exclusive, guard},
+    guard::{Exclusive, guard, made},
     machine::vmm_machine,
     pass,
+    virtio::vmm_virtio,
 };
 
 /// The description of a machine. Memory and something to boot must be given; the rest has defaults:
@@ -26,36 +29,42 @@ use crate::{
 pub struct vmm_config(Exclusive<Option<Description>>);
 
 /// What was said so far; gone when a machine was made of it.
-struct Description {
+#[derive(Default)]
+pub(crate) struct Description {
     builder: Builder,
     backend: Option<String>,
+    /// What is booted, if that may still get modules.
+    pub(crate) multiboot: Option<Multiboot>,
     /// The first thing that was wrong.
     wrong: Option<Error>,
 }
 
 impl Description {
     /// Adds to it what `make` gives; remembers why it gives nothing.
-    fn add(&mut self, make: impl FnOnce(Builder) -> Result<Builder>) {
+    pub(crate) fn add(&mut self, make: impl FnOnce(Builder) -> Result<Builder>) {
         let builder = std::mem::take(&mut self.builder);
         match make(builder) {
             Ok(builder) => self.builder = builder,
-            Err(error) => drop(self.wrong.get_or_insert(error)),
+            Err(error) => self.refuse(error),
         }
     }
 
-    fn choose(&self) -> Result<Choice> {
-        match self.backend.as_deref() {
-            Some("auto") | None => host::best(Need::Kernel),
-            Some(name) => host::named(name),
-        }
+    /// Remembers what was wrong.
+    pub(crate) fn refuse(&mut self, error: Error) {
+        self.wrong.get_or_insert(error);
     }
 
-    fn build(self) -> Result<(Machine, Choice)> {
+    fn build(mut self) -> Result<vmm_machine> {
         if let Some(error) = self.wrong {
             return Err(error);
         }
-        let choice = self.choose()?;
-        Ok((self.builder.hypervisor(Arc::clone(choice.hypervisor())).build()?, choice))
+        if let Some(kernel) = self.multiboot {
+            self.builder = self.builder.boot(kernel);
+        }
+        let chosen = backend::choose(self.backend.as_deref(), Need::Kernel)?;
+        let name = chosen.hypervisor.name();
+        let machine = self.builder.hypervisor(chosen.hypervisor).build()?;
+        Ok(vmm_machine::new(machine, name, &chosen.reason))
     }
 }
 
@@ -63,7 +72,7 @@ impl Description {
 ///
 /// # Safety
 /// As for [`pass::object`].
-unsafe fn change(config: *mut vmm_config, change: impl FnOnce(&mut Description)) {
+pub(crate) unsafe fn change(config: *mut vmm_config, change: impl FnOnce(&mut Description)) {
     // SAFETY: the caller's promise.
     if let Some(config) = unsafe { config.as_ref() } {
         config.0.change(change);
@@ -73,10 +82,7 @@ unsafe fn change(config: *mut vmm_config, change: impl FnOnce(&mut Description))
 /// A description without anything. Freed with vmm_config_free, also after a machine was made of it.
 #[unsafe(no_mangle)]
 pub extern "C" fn vmm_config_new() -> *mut vmm_config {
-    pass::give(vmm_config(Exclusive::new(
-        "config",
-        Some(Description { builder: Machine::builder(), backend: None, wrong: None }),
-    )))
+    made(|| vmm_config(Exclusive::new("config", Some(Description::default()))))
 }
 
 /// Frees a description, with the devices that no machine has.
@@ -94,7 +100,7 @@ pub unsafe extern "C" fn vmm_config_set_backend(config: *mut vmm_config, name: *
     unsafe {
         change(config, |description| match pass::text(name, "backend") {
             Ok(name) => description.backend = Some(name.to_owned()),
-            Err(error) => drop(description.wrong.get_or_insert(error)),
+            Err(error) => description.refuse(error),
         });
     }
 }
@@ -121,114 +127,6 @@ pub unsafe extern "C" fn vmm_config_set_interrupts(config: *mut vmm_config, ther
     unsafe {
         change(config, |description| {
             description.add(|builder| Ok(builder.interrupts(there.then(IrqConfig::default))));
-        });
-    }
-}
-
-/// Boots a Linux kernel, a bzImage or vmlinux, by its path. `initrd`, a path, and `cmdline` may be
-/// NULL.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn vmm_config_boot_linux(
-    config: *mut vmm_config,
-    kernel: *const c_char,
-    initrd: *const c_char,
-    cmdline: *const c_char,
-) {
-    // SAFETY: the header's rules.
-    unsafe {
-        change(config, |description| {
-            description.add(|builder| {
-                let mut linux = Linux::kernel(Image::path(pass::path(kernel, "kernel")?));
-                if !initrd.is_null() {
-                    linux = linux.initrd(Image::path(pass::path(initrd, "initrd")?));
-                }
-                if let Some(cmdline) = pass::text_or_none(cmdline, "cmdline")? {
-                    linux = linux.cmdline(cmdline);
-                }
-                Ok(builder.boot(linux))
-            });
-        });
-    }
-}
-
-/// Boots a kernel by Multiboot 1, by its path. `cmdline` may be NULL.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn vmm_config_boot_multiboot(
-    config: *mut vmm_config,
-    kernel: *const c_char,
-    cmdline: *const c_char,
-) {
-    // SAFETY: the header's rules.
-    unsafe {
-        change(config, |description| {
-            description.add(|builder| {
-                let mut kernel = Multiboot::kernel(Image::path(pass::path(kernel, "kernel")?));
-                if let Some(cmdline) = pass::text_or_none(cmdline, "cmdline")? {
-                    kernel = kernel.cmdline(cmdline);
-                }
-                Ok(builder.boot(kernel))
-            });
-        });
-    }
-}
-
-/// Boots a plain 64-bit ELF program without a kernel, by its path: entered in 64-bit mode with
-/// memory mapped at its own addresses. `cmdline` may be NULL.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn vmm_config_boot_elf64(
-    config: *mut vmm_config,
-    program: *const c_char,
-    cmdline: *const c_char,
-) {
-    // SAFETY: the header's rules.
-    unsafe {
-        change(config, |description| {
-            description.add(|builder| {
-                let mut program = Elf64::program(Image::path(pass::path(program, "program")?));
-                if let Some(cmdline) = pass::text_or_none(cmdline, "cmdline")? {
-                    program = program.cmdline(cmdline);
-                }
-                Ok(builder.boot(program))
-            });
-        });
-    }
-}
-
-/// Boots instructions as they are, in 64-bit mode, at guest address 0x10000.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn vmm_config_boot_long_mode(
-    config: *mut vmm_config,
-    image: *const u8,
-    size: usize,
-) {
-    // SAFETY: the header's rules.
-    unsafe { boot_flat(config, image, size, Flat::long_mode) };
-}
-
-/// Boots instructions as they are, in 16-bit real mode, at guest address 0x7c00.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn vmm_config_boot_real_mode(
-    config: *mut vmm_config,
-    image: *const u8,
-    size: usize,
-) {
-    // SAFETY: the header's rules.
-    unsafe { boot_flat(config, image, size, Flat::real_mode) };
-}
-
-/// # Safety
-/// As for [`pass::object`] and [`pass::bytes`].
-unsafe fn boot_flat(
-    config: *mut vmm_config,
-    image: *const u8,
-    size: usize,
-    mode: fn(Vec<u8>) -> Flat,
-) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        change(config, |description| {
-            description
-                .add(|builder| Ok(builder.boot(mode(pass::bytes(image, size, "image")?.to_vec()))));
         });
     }
 }
@@ -295,6 +193,56 @@ pub unsafe extern "C" fn vmm_config_add_device(config: *mut vmm_config, device: 
     }
 }
 
+/// A disk. It stays what tells of it: it is freed when the caller is done with it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmm_config_add_disk(config: *mut vmm_config, disk: *mut vmm_disk) {
+    // SAFETY: the header's rules.
+    unsafe {
+        change(config, |description| {
+            description.add(|builder| Ok(builder.device(pass::object(disk, "disk")?.plug()?)));
+        });
+    }
+}
+
+/// A source of random numbers, of the host's, by virtio: `per_second` bytes a second and `burst` at
+/// once after a rest; 0 and 0 for 1 MiB each.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmm_config_add_rng(config: *mut vmm_config, per_second: u64, burst: u64) {
+    // SAFETY: the header's rules.
+    unsafe {
+        change(config, |description| {
+            description.add(|builder| {
+                Ok(builder.device(match (per_second, burst) {
+                    (0, 0) => Rng::new()?,
+                    _ => Rng::with_limit(RateLimit { per_second, burst })?,
+                }))
+            });
+        });
+    }
+}
+
+/// A virtio device of the caller's own. The machine holds it too: it can be freed at once.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmm_config_add_virtio(config: *mut vmm_config, virtio: *mut vmm_virtio) {
+    // SAFETY: the header's rules.
+    unsafe {
+        change(config, |description| {
+            description.add(|builder| Ok(builder.device(pass::object(virtio, "virtio")?.plug()?)));
+        });
+    }
+}
+
+/// Has exits of the guest counted, for vmm_machine_exits; with `times` it is also measured how long
+/// the host worked on them, which reads the clock twice an exit.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmm_config_set_accounting(config: *mut vmm_config, times: bool) {
+    let accounting = if times { Accounting::Times } else { Accounting::Counts };
+    // SAFETY: the header's rules.
+    unsafe {
+        change(config, |description| description.add(|builder| Ok(builder.account(accounting))));
+    }
+}
+
 /// Makes the machine; its guest has executed nothing yet. A description makes one machine: it is
 /// empty afterwards, and still to be freed.
 #[unsafe(no_mangle)]
@@ -309,8 +257,8 @@ pub unsafe extern "C" fn vmm_machine_new(
             pass::fill(machine, "machine", std::ptr::null_mut())?;
             let config = pass::object(config, "config")?;
             let used = "config: a machine was made of it before";
-            let (built, choice) = config.0.use_up(used, Description::build)?;
-            pass::fill(machine, "machine", pass::give(vmm_machine::new(built, &choice)))
+            let built = config.0.use_up(used, Description::build)?;
+            pass::fill(machine, "machine", pass::give(built))
         })
     }
 }

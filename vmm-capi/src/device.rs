@@ -218,20 +218,10 @@ pub unsafe extern "C" fn vmm_device_new(
         guard(error, || {
             pass::fill(device, "device", std::ptr::null_mut())?;
             let name = pass::text(name, "name")?.to_owned();
-            // The size comes first: what is smaller must not be read as a whole.
-            let size = *pass::object(ops.cast::<usize>(), "ops")?;
-            if size != size_of::<vmm_device_ops>() {
-                return Err(Error::bad_config(format!(
-                    "ops: struct_size {size} is not known here"
-                )));
-            }
-            let drop = pass::object(ops, "ops")?.drop;
+            let ops = pass::sized(ops, "ops")?;
             let shared = Shared {
                 name,
-                model: Model {
-                    ops: *pass::object(ops, "ops")?,
-                    user: User { pointer: user, drop },
-                },
+                model: Model { ops, user: User { pointer: user, drop: ops.drop } },
                 wanted: Exclusive::new("device", Vec::new()),
                 wants_line: AtomicBool::new(false),
                 plugged: AtomicBool::new(false),

@@ -6,7 +6,7 @@ use std::ffi::{CString, c_char};
 
 use vmm_core::{Error, ErrorKind};
 
-use crate::pass::free;
+use crate::{guard::tell, pass::free};
 
 /// What came of a call. Numbers never change; new ones may come.
 #[repr(C)]
@@ -96,7 +96,7 @@ pub(crate) fn text(text: &str) -> CString {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vmm_error_status(error: *const vmm_error) -> vmm_status {
     // SAFETY: NULL, or an error that was not freed (the header's rules).
-    unsafe { error.as_ref() }.map_or(vmm_status::Ok, |error| error.status)
+    unsafe { tell(error, vmm_status::Ok, |error| error.status) }
 }
 
 /// One line that tells the whole story, such as "/dev/kvm: Permission denied (os error 13)"; lives
@@ -104,14 +104,14 @@ pub unsafe extern "C" fn vmm_error_status(error: *const vmm_error) -> vmm_status
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vmm_error_message(error: *const vmm_error) -> *const c_char {
     // SAFETY: as above.
-    unsafe { error.as_ref() }.map_or(c"".as_ptr(), |error| error.message.as_ptr())
+    unsafe { tell(error, c"".as_ptr(), |error| error.message.as_ptr()) }
 }
 
 /// The operating system's error number (errno), or 0 if that was not the cause.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vmm_error_os(error: *const vmm_error) -> i32 {
     // SAFETY: as above.
-    unsafe { error.as_ref() }.map_or(0, |error| error.os_error)
+    unsafe { tell(error, 0, |error| error.os_error) }
 }
 
 /// Frees an error.

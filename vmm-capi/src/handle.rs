@@ -8,7 +8,7 @@ use vmm_core::machine::{Handle, State};
 
 use crate::{
     error::{vmm_error, vmm_status},
-    guard::guard,
+    guard::{guard, tell},
     pass,
 };
 
@@ -40,10 +40,7 @@ pub unsafe extern "C" fn vmm_handle_free(handle: *mut vmm_handle) {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vmm_handle_clone(handle: *const vmm_handle) -> *mut vmm_handle {
     // SAFETY: the header's rules.
-    match unsafe { handle.as_ref() } {
-        Some(handle) => pass::give(vmm_handle(handle.0.clone())),
-        None => std::ptr::null_mut(),
-    }
+    unsafe { tell(handle, std::ptr::null_mut(), |handle| pass::give(vmm_handle(handle.0.clone()))) }
 }
 
 /// Ends the machine: its run returns VMM_ENDING_STOPPED, typically within a millisecond. Never

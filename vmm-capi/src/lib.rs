@@ -9,8 +9,14 @@
 #![allow(clippy::missing_safety_doc, reason = "the header's rules hold for every function")]
 #![allow(unreachable_pub, reason = "C reaches what is exported by its name")]
 
+mod backend;
 mod guard;
 mod pass;
+#[cfg(feature = "testing")]
+mod testing;
+#[cfg(not(feature = "testing"))]
+#[path = "testing/absent.rs"]
+mod testing;
 mod user;
 
 // As the header has them.
@@ -23,7 +29,13 @@ mod probe;
 
 mod config;
 
+mod boot;
+
 mod device;
+
+mod disk;
+
+mod virtio;
 
 mod outcome;
 
@@ -35,6 +47,8 @@ mod memory;
 
 mod registers;
 
+mod exits;
+
 mod sandbox_config;
 
 mod value;
@@ -42,3 +56,7 @@ mod value;
 mod sandbox;
 
 mod snapshot;
+
+mod pool;
+
+mod log;

@@ -11,13 +11,12 @@ use std::{
 
 use vmm_core::{
     Machine, Result,
-    host::Choice,
     machine::{Event, Outcome},
 };
 
 use crate::{
     error::{self, vmm_error, vmm_status},
-    guard::guard,
+    guard::{Shared, guard, tell},
     handle::vmm_handle,
     outcome::vmm_outcome,
     pass,
@@ -25,7 +24,7 @@ use crate::{
 
 /// A virtual machine.
 pub struct vmm_machine {
-    pub(crate) machine: Arc<Machine>,
+    machine: Arc<Shared<Arc<Machine>>>,
     backend: CString,
     reason: CString,
     /// The thread of `vmm_machine_start`.
@@ -33,19 +32,26 @@ pub struct vmm_machine {
 }
 
 impl vmm_machine {
-    pub(crate) fn new(machine: Machine, choice: &Choice) -> Self {
+    pub(crate) fn new(machine: Machine, backend: &str, reason: &str) -> Self {
         Self {
-            machine: Arc::new(machine),
-            backend: error::text(choice.name()),
-            reason: error::text(choice.reason()),
+            machine: Arc::new(Shared::new("machine", Arc::new(machine))),
+            backend: error::text(backend),
+            reason: error::text(reason),
             runner: Mutex::new(None),
         }
+    }
+
+    pub(crate) fn with<'a, R>(
+        &'a self,
+        work: impl FnOnce(&'a Arc<Machine>) -> Result<R>,
+    ) -> Result<R> {
+        self.machine.with(work)
     }
 
     /// Runs the machine on a thread of the library's; what becomes of it is an event.
     fn start(&self) -> Result<()> {
         let mut runner = self.runner.lock().unwrap_or_else(PoisonError::into_inner);
-        *runner = Some(self.machine.start()?);
+        *runner = Some(self.with(Machine::start)?);
         Ok(())
     }
 }
@@ -53,7 +59,7 @@ impl vmm_machine {
 impl Drop for vmm_machine {
     fn drop(&mut self) {
         // Fails only in a child of `fork()`, where nothing runs.
-        let stopped = self.machine.handle().stop();
+        let stopped = self.machine.anyway().handle().stop();
         let runner = self.runner.get_mut().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(runner) = runner
             && stopped.is_ok()
@@ -77,14 +83,14 @@ pub unsafe extern "C" fn vmm_machine_free(machine: *mut vmm_machine) {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vmm_machine_backend(machine: *const vmm_machine) -> *const c_char {
     // SAFETY: the header's rules.
-    unsafe { machine.as_ref() }.map_or(c"".as_ptr(), |machine| machine.backend.as_ptr())
+    unsafe { tell(machine, c"".as_ptr(), |machine| machine.backend.as_ptr()) }
 }
 
 /// Why that one, such as "no KVM: /dev/kvm: No such file or directory".
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vmm_machine_backend_reason(machine: *const vmm_machine) -> *const c_char {
     // SAFETY: the header's rules.
-    unsafe { machine.as_ref() }.map_or(c"".as_ptr(), |machine| machine.reason.as_ptr())
+    unsafe { tell(machine, c"".as_ptr(), |machine| machine.reason.as_ptr()) }
 }
 
 /// Runs the guest on the calling thread until it ends or is stopped. `outcome` may be NULL.
@@ -106,7 +112,7 @@ pub unsafe extern "C" fn vmm_machine_run(
         guard(error, || {
             // It may be freed meanwhile.
             let machine = Arc::clone(&pass::object(machine, "machine")?.machine);
-            let ended = machine.run()?;
+            let ended = machine.with(|machine| machine.run())?;
             if outcome.is_null() {
                 return Ok(());
             }
@@ -138,7 +144,7 @@ pub unsafe extern "C" fn vmm_machine_event_fd(
     unsafe {
         guard(error, || {
             let machine = pass::object(machine, "machine")?;
-            pass::fill(fd, "fd", machine.machine.event_fd()?.as_raw_fd())
+            pass::fill(fd, "fd", machine.with(|machine| machine.event_fd())?.as_raw_fd())
         })
     }
 }
@@ -170,12 +176,12 @@ pub unsafe extern "C" fn vmm_machine_next_event(
     unsafe {
         guard(error, || {
             pass::fill(event, "event", vmm_event::None)?;
-            let ended: Result<Outcome> =
-                match pass::object(machine, "machine")?.machine.next_event()? {
-                    None => return Ok(()),
-                    Some(Event::Ended(ended)) => ended,
-                    Some(_) => return pass::fill(event, "event", vmm_event::Paused),
-                };
+            let machine = pass::object(machine, "machine")?;
+            let ended: Result<Outcome> = match machine.with(|machine| machine.next_event())? {
+                None => return Ok(()),
+                Some(Event::Ended(ended)) => ended,
+                Some(_) => return pass::fill(event, "event", vmm_event::Paused),
+            };
             pass::fill(event, "event", vmm_event::Ended)?;
             let ended = ended?;
             if outcome.is_null() {
@@ -194,7 +200,7 @@ pub unsafe extern "C" fn vmm_machine_reset(
     error: *mut *mut vmm_error,
 ) -> vmm_status {
     // SAFETY: the header's rules.
-    unsafe { guard(error, || pass::object(machine, "machine")?.machine.reset()) }
+    unsafe { guard(error, || pass::object(machine, "machine")?.with(|machine| machine.reset())) }
 }
 
 /// What stops and pauses the machine from elsewhere. It may outlive the machine; NULL for NULL.
@@ -202,8 +208,9 @@ pub unsafe extern "C" fn vmm_machine_reset(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vmm_machine_handle(machine: *const vmm_machine) -> *mut vmm_handle {
     // SAFETY: the header's rules.
-    match unsafe { machine.as_ref() } {
-        Some(machine) => pass::give(vmm_handle(machine.machine.handle())),
-        None => std::ptr::null_mut(),
+    unsafe {
+        tell(machine, std::ptr::null_mut(), |machine| {
+            pass::give(vmm_handle(machine.machine.anyway().handle()))
+        })
     }
 }

@@ -6,12 +6,12 @@ use std::ffi::c_void;
 
 use vmm_core::{
     Error, Result,
-    memory::{GuestAddress, RamRegion},
+    memory::{GuestAddress, GuestMemory, RamRegion},
 };
 
 use crate::{
     error::{vmm_error, vmm_status},
-    guard::guard,
+    guard::{guard, tell},
     machine::vmm_machine,
     pass,
 };
@@ -26,8 +26,7 @@ pub struct vmm_view {
 }
 
 impl vmm_view {
-    fn new(machine: &vmm_machine, at: u64, size: usize) -> Result<Self> {
-        let memory = machine.machine.memory();
+    fn new(memory: &GuestMemory, at: u64, size: usize) -> Result<Self> {
         if size == 0 || !memory.has(GuestAddress(at), size as u64) {
             return Err(Error::guest_memory(format!("view of {size} bytes at {at:#x}")));
         }
@@ -57,8 +56,9 @@ pub unsafe extern "C" fn vmm_machine_read(
     // SAFETY: the header's rules.
     unsafe {
         guard(error, || {
-            let memory = pass::object(machine, "machine")?.machine.memory();
-            memory.read(GuestAddress(at), pass::bytes_mut(data.cast(), size, "data")?)
+            let data = pass::bytes_mut(data.cast(), size, "data")?;
+            let machine = pass::object(machine, "machine")?;
+            machine.with(|machine| machine.memory().read(GuestAddress(at), data))
         })
     }
 }
@@ -76,8 +76,9 @@ pub unsafe extern "C" fn vmm_machine_write(
     // SAFETY: the header's rules.
     unsafe {
         guard(error, || {
-            let memory = pass::object(machine, "machine")?.machine.memory();
-            memory.write(GuestAddress(at), pass::bytes(data.cast(), size, "data")?)
+            let data = pass::bytes(data.cast(), size, "data")?;
+            let machine = pass::object(machine, "machine")?;
+            machine.with(|machine| machine.memory().write(GuestAddress(at), data))
         })
     }
 }
@@ -97,7 +98,8 @@ pub unsafe extern "C" fn vmm_machine_view(
     unsafe {
         guard(error, || {
             pass::fill(view, "view", std::ptr::null_mut())?;
-            let made = vmm_view::new(pass::object(machine, "machine")?, at, size)?;
+            let machine = pass::object(machine, "machine")?;
+            let made = machine.with(|machine| vmm_view::new(machine.memory(), at, size))?;
             pass::fill(view, "view", pass::give(made))
         })
     }
@@ -107,14 +109,14 @@ pub unsafe extern "C" fn vmm_machine_view(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vmm_view_data(view: *const vmm_view) -> *const c_void {
     // SAFETY: the header's rules.
-    unsafe { view.as_ref() }.map_or(std::ptr::null(), |view| view.data.cast())
+    unsafe { tell(view, std::ptr::null(), |view| view.data.cast()) }
 }
 
 /// Its size in bytes; 0 for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vmm_view_size(view: *const vmm_view) -> usize {
     // SAFETY: the header's rules.
-    unsafe { view.as_ref() }.map_or(0, |view| view.size)
+    unsafe { tell(view, 0, |view| view.size) }
 }
 
 /// Frees a view.

@@ -35,6 +35,44 @@ pub(crate) unsafe fn fill<T>(pointer: *mut T, what: impl fmt::Display, value: T)
     Ok(())
 }
 
+/// A structure that begins with its own size. The size is looked at first: what is smaller must not be
+/// read as a whole.
+///
+/// # Safety
+/// `pointer` is NULL, or a structure as large as it says can be read there.
+pub(crate) unsafe fn sized<T: Copy>(pointer: *const T, what: impl fmt::Display) -> Result<T> {
+    // SAFETY: the caller's promise: the size is there.
+    let size = unsafe { *object(pointer.cast::<usize>(), &what)? };
+    if size != size_of::<T>() {
+        return Err(Error::bad_config(format!("{what}: struct_size {size} is not known here")));
+    }
+    // SAFETY: the caller's promise, and it is as large as a `T`.
+    Ok(unsafe { *pointer })
+}
+
+/// Fills a structure that begins with its own size, which stays as it is: as much as there is room
+/// for.
+///
+/// # Safety
+/// `pointer` is NULL, or a structure as large as it says can be read and written there.
+pub(crate) unsafe fn fill_sized<T: Copy>(
+    pointer: *mut T,
+    what: impl fmt::Display,
+    value: T,
+) -> Result<()> {
+    const SIZE: usize = size_of::<usize>();
+    // SAFETY: the caller's promise: the size is there.
+    let room = unsafe { *object(pointer.cast_const().cast::<usize>(), &what)? };
+    if room < SIZE {
+        return Err(Error::bad_config(format!("{what}: struct_size {room}")));
+    }
+    let from = (&raw const value).cast::<u8>().wrapping_add(SIZE);
+    let to = pointer.cast::<u8>().wrapping_add(SIZE);
+    // SAFETY: the caller's promise; both have as many bytes behind the size.
+    unsafe { to.copy_from_nonoverlapping(from, room.min(size_of::<T>()) - SIZE) };
+    Ok(())
+}
+
 /// Refuses NULL.
 pub(crate) fn check<T>(pointer: *const T, what: impl fmt::Display) -> Result<()> {
     if pointer.is_null() { Err(null(what)) } else { Ok(()) }

@@ -8,7 +8,7 @@ use vmm_core::host::{self, KvmKind};
 
 use crate::{
     error::{self, vmm_error, vmm_status},
-    guard::guard,
+    guard::{guard, tell},
     pass,
 };
 
@@ -56,14 +56,14 @@ pub unsafe extern "C" fn vmm_probe(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vmm_report_kvm(report: *const vmm_report) -> vmm_kvm_kind {
     // SAFETY: the header's rules.
-    unsafe { report.as_ref() }.map_or(vmm_kvm_kind::None, |report| report.kvm)
+    unsafe { tell(report, vmm_kvm_kind::None, |report| report.kvm) }
 }
 
 /// The whole report in lines, with what could be done about what is missing.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vmm_report_text(report: *const vmm_report) -> *const c_char {
     // SAFETY: the header's rules.
-    unsafe { report.as_ref() }.map_or(c"".as_ptr(), |report| report.text.as_ptr())
+    unsafe { tell(report, c"".as_ptr(), |report| report.text.as_ptr()) }
 }
 
 /// Frees a report.

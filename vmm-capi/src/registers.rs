@@ -68,7 +68,8 @@ pub unsafe extern "C" fn vmm_machine_get_regs(
         guard(error, || {
             let machine = pass::object(machine, "machine")?;
             pass::check(regs, "regs")?;
-            pass::fill(regs, "regs", machine.machine.regs(VcpuId(vcpu))?.into())
+            let found = machine.with(|machine| machine.regs(VcpuId(vcpu)))?;
+            pass::fill(regs, "regs", found.into())
         })
     }
 }
@@ -86,7 +87,7 @@ pub unsafe extern "C" fn vmm_machine_set_regs(
         guard(error, || {
             let machine = pass::object(machine, "machine")?;
             let regs = *pass::object(regs, "regs")?;
-            machine.machine.set_regs(VcpuId(vcpu), &regs.into())
+            machine.with(|machine| machine.set_regs(VcpuId(vcpu), &regs.into()))
         })
     }
 }

@@ -2,14 +2,17 @@
 
 #![expect(unsafe_code, reason = "what C passes are pointers")]
 
-use std::ffi::{c_char, c_void};
+use std::{
+    ffi::{c_char, c_void},
+    ops::{Deref, DerefMut},
+};
 
-use ::vmm_sandbox::{Canceller, Sandbox, Snapshot, State};
+use ::vmm_sandbox::{Canceller, Lease, Sandbox, Snapshot, State};
 use vmm_core::Result;
 
 use crate::{
     error::{vmm_error, vmm_status},
-    guard::{Exclusive, guard, silent},
+    guard::{Exclusive, guard, silent, tell},
     outcome::vmm_outcome,
     pass,
     value::{self, Given, vmm_value},
@@ -22,9 +25,36 @@ pub struct vmm_sandbox {
 }
 
 struct Used {
-    sandbox: Sandbox,
+    sandbox: Held,
     /// Taken from the sandbox and not yet given to the caller: standard output, standard error.
     output: [Vec<u8>; 2],
+}
+
+/// Whose sandbox it is.
+enum Held {
+    Own(Sandbox),
+    /// A pool's, which gets it back.
+    Lent(Lease),
+}
+
+impl Deref for Held {
+    type Target = Sandbox;
+
+    fn deref(&self) -> &Sandbox {
+        match self {
+            Self::Own(sandbox) => sandbox,
+            Self::Lent(lease) => lease,
+        }
+    }
+}
+
+impl DerefMut for Held {
+    fn deref_mut(&mut self) -> &mut Sandbox {
+        match self {
+            Self::Own(sandbox) => sandbox,
+            Self::Lent(lease) => lease,
+        }
+    }
 }
 
 /// What a sandbox can do next.
@@ -45,6 +75,14 @@ pub enum vmm_sandbox_state {
 
 impl vmm_sandbox {
     pub(crate) fn new(sandbox: Sandbox) -> Self {
+        Self::held(Held::Own(sandbox))
+    }
+
+    pub(crate) fn lent(lease: Lease) -> Self {
+        Self::held(Held::Lent(lease))
+    }
+
+    fn held(sandbox: Held) -> Self {
         let canceller = sandbox.canceller();
         let used = Used { sandbox, output: Default::default() };
         Self { used: Exclusive::new("sandbox", used), canceller }
@@ -205,6 +243,63 @@ unsafe fn take(
     })
 }
 
+/// What a program has used and asked for.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct vmm_sandbox_statistics {
+    /// sizeof(struct vmm_sandbox_statistics), set by the caller.
+    pub struct_size: usize,
+    /// Bytes of memory in use, page tables included.
+    pub memory: u64,
+    /// System calls that were answered.
+    pub system_calls: u64,
+}
+
+/// Fills `*statistics`, as much of it as its `struct_size` says.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmm_sandbox_get_statistics(
+    sandbox: *const vmm_sandbox,
+    statistics: *mut vmm_sandbox_statistics,
+    error: *mut *mut vmm_error,
+) -> vmm_status {
+    // SAFETY: the header's rules.
+    unsafe {
+        guard(error, || {
+            let sandbox = pass::object(sandbox, "sandbox")?;
+            let now = sandbox.with(|sandbox| Ok(sandbox.statistics()))?;
+            let filled = vmm_sandbox_statistics {
+                struct_size: 0,
+                memory: now.memory,
+                system_calls: now.system_calls,
+            };
+            pass::fill_sized(statistics, "statistics", filled)
+        })
+    }
+}
+
+/// Writes the system calls that the program made and that are not known here to `buffer`, in lines
+/// such as "io_uring_setup 3"; gives the whole length, 0 if there are none.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmm_sandbox_unknown_calls(
+    sandbox: *const vmm_sandbox,
+    buffer: *mut c_char,
+    size: usize,
+) -> usize {
+    silent(|| {
+        // SAFETY: the header's rules.
+        let calls = unsafe { pass::object(sandbox, "sandbox") }.and_then(|sandbox| {
+            let lines = |sandbox: &mut Sandbox| {
+                let calls = sandbox.statistics().unknown_calls;
+                Ok(calls.iter().map(|(name, count)| format!("{name} {count}\n")).collect())
+            };
+            sandbox.with(lines)
+        });
+        let calls: String = calls.unwrap_or_default();
+        // SAFETY: as above.
+        unsafe { pass::give_text(calls.as_bytes(), buffer, size) }
+    })
+}
+
 /// Stops a sandbox from elsewhere. It may outlive the sandbox.
 pub struct vmm_canceller(Canceller);
 
@@ -212,9 +307,10 @@ pub struct vmm_canceller(Canceller);
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vmm_sandbox_canceller(sandbox: *const vmm_sandbox) -> *mut vmm_canceller {
     // SAFETY: the header's rules.
-    match unsafe { sandbox.as_ref() } {
-        Some(sandbox) => pass::give(vmm_canceller(sandbox.canceller.clone())),
-        None => std::ptr::null_mut(),
+    unsafe {
+        tell(sandbox, std::ptr::null_mut(), |sandbox| {
+            pass::give(vmm_canceller(sandbox.canceller.clone()))
+        })
     }
 }
 
@@ -223,9 +319,7 @@ pub unsafe extern "C" fn vmm_sandbox_canceller(sandbox: *const vmm_sandbox) -> *
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vmm_canceller_cancel(canceller: *const vmm_canceller) {
     // SAFETY: the header's rules.
-    if let Some(canceller) = unsafe { canceller.as_ref() } {
-        canceller.0.cancel();
-    }
+    unsafe { tell(canceller, (), |canceller| canceller.0.cancel()) };
 }
 
 /// Frees a canceller; nothing happens to the sandbox.

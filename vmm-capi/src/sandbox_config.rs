@@ -8,14 +8,12 @@ use std::{
 };
 
 use ::vmm_sandbox::{Access, Builder, HostFunction, Input, Sandbox, Value};
-use vmm_core::{
-    Error, Result,
-    host::{self, Need},
-};
+use vmm_core::{Error, Result, host::Need};
 
 use crate::{
+    backend,
     error::{vmm_error, vmm_status},
-    guard::{Exclusive, guard},
+    guard::{Exclusive, guard, made},
     pass,
     sandbox::vmm_sandbox,
     user::User,
@@ -45,11 +43,8 @@ impl Description {
         if !self.arguments.is_empty() {
             builder = builder.args(self.arguments);
         }
-        let choice = match self.backend.as_deref() {
-            Some("auto") | None => host::best(Need::Program)?,
-            Some(name) => host::named(name)?,
-        };
-        builder.hypervisor(choice).build()
+        let chosen = backend::choose(self.backend.as_deref(), Need::Program)?;
+        builder.hypervisor(chosen.hypervisor).build()
     }
 }
 
@@ -64,9 +59,9 @@ unsafe fn change(config: *mut vmm_sandbox_config, change: impl FnOnce(&mut Descr
     }
 }
 
-fn describe(builder: Result<Builder>) -> *mut vmm_sandbox_config {
+fn describe(builder: Result<Builder>) -> vmm_sandbox_config {
     let description = Description { builder, arguments: Vec::new(), backend: None };
-    pass::give(vmm_sandbox_config(Exclusive::new("sandbox config", Some(description))))
+    vmm_sandbox_config(Exclusive::new("sandbox config", Some(description)))
 }
 
 /// The description of a sandbox that runs the program at this path of the host: a static x86-64 Linux
@@ -76,7 +71,7 @@ pub unsafe extern "C" fn vmm_sandbox_config_program(
     path: *const c_char,
 ) -> *mut vmm_sandbox_config {
     // SAFETY: the header's rules.
-    describe(unsafe { pass::path(path, "path") }.map(Sandbox::program))
+    made(|| describe(unsafe { pass::path(path, "path") }.map(Sandbox::program)))
 }
 
 /// The same for an executable in memory.
@@ -87,7 +82,7 @@ pub unsafe extern "C" fn vmm_sandbox_config_image(
 ) -> *mut vmm_sandbox_config {
     // SAFETY: the header's rules.
     let image = unsafe { pass::bytes(data.cast(), size, "data") };
-    describe(image.map(|image| Sandbox::image(image.to_vec())))
+    made(|| describe(image.map(|image| Sandbox::image(image.to_vec()))))
 }
 
 /// Frees a description, with what no sandbox has.

@@ -3,17 +3,28 @@
 #![expect(unsafe_code, reason = "what C passes are pointers")]
 
 use ::vmm_sandbox::Snapshot;
+use vmm_core::Result;
 
 use crate::{
     error::{vmm_error, vmm_status},
-    guard::guard,
+    guard::{Shared, guard},
     pass,
     sandbox::vmm_sandbox,
 };
 
 /// A sandbox as it was at one moment. Nothing changes it any more; any thread may use it, several at
 /// once; it outlives the sandbox.
-pub struct vmm_snapshot(Snapshot);
+pub struct vmm_snapshot(Shared<Snapshot>);
+
+impl vmm_snapshot {
+    fn new(snapshot: Snapshot) -> Self {
+        Self(Shared::new("snapshot", snapshot))
+    }
+
+    pub(crate) fn with<'a, R>(&'a self, work: impl FnOnce(&'a Snapshot) -> Result<R>) -> Result<R> {
+        self.0.with(work)
+    }
+}
 
 /// Keeps what a sandbox is now, which is new or ready. It goes on as before; nothing that it does
 /// later reaches the snapshot or a fork.
@@ -28,7 +39,7 @@ pub unsafe extern "C" fn vmm_sandbox_snapshot(
         guard(error, || {
             pass::fill(snapshot, "snapshot", std::ptr::null_mut())?;
             let made = pass::object(sandbox, "sandbox")?.with(|sandbox| sandbox.snapshot())?;
-            pass::fill(snapshot, "snapshot", pass::give(vmm_snapshot(made)))
+            pass::fill(snapshot, "snapshot", pass::give(vmm_snapshot::new(made)))
         })
     }
 }
@@ -46,7 +57,7 @@ pub unsafe extern "C" fn vmm_snapshot_fork(
     unsafe {
         guard(error, || {
             pass::fill(sandbox, "sandbox", std::ptr::null_mut())?;
-            let child = pass::object(snapshot, "snapshot")?.0.fork()?;
+            let child = pass::object(snapshot, "snapshot")?.with(Snapshot::fork)?;
             pass::fill(sandbox, "sandbox", pass::give(vmm_sandbox::new(child)))
         })
     }
@@ -64,7 +75,8 @@ pub unsafe extern "C" fn vmm_sandbox_reset(
     unsafe {
         guard(error, || {
             let to = pass::object(to, "to")?;
-            pass::object(sandbox, "sandbox")?.reset(&to.0)
+            let sandbox = pass::object(sandbox, "sandbox")?;
+            to.with(|to| sandbox.reset(to))
         })
     }
 }

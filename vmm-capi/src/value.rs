@@ -7,7 +7,7 @@ use std::ffi::{c_char, c_void};
 use vmm_core::{Error, Result};
 use vmm_sandbox::{Argument, Arguments, Passed, Sandbox, Value};
 
-use crate::pass;
+use crate::{guard::silent, pass};
 
 /// What a vmm_value is.
 #[repr(C)]
@@ -294,7 +294,10 @@ pub unsafe extern "C" fn vmm_result_bytes(
 /// `result` is NULL, or the one that the function was called with.
 unsafe fn set(result: *mut vmm_result, value: Value) {
     // SAFETY: the caller's promise; it is this thread's alone while the function runs.
-    if let Some(result) = unsafe { result.as_mut() } {
-        result.0 = value;
-    }
+    let result = unsafe { result.as_mut() };
+    silent(|| {
+        if let Some(result) = result {
+            result.0 = value;
+        }
+    });
 }

@@ -99,19 +99,25 @@ fn a_device_in_c_drives_a_guest() {
     assert_eq!(said, "powered off with code 5; the counter is at 6\n");
 }
 
-/// What the example `fork` prints.
-const FORKED: &str = "child 0: 1\nchild 1: 2\nchild 2: 3\nafter a reset: 16\n";
-
-#[test]
-fn a_program_is_called_and_calls_the_host() {
-    let directory = tempfile::tempdir().unwrap();
-    let guest = directory.path().join("guest");
+/// Compiles the program that the examples call.
+fn program(directory: &Path) -> PathBuf {
+    let guest = directory.join("guest");
     run(Command::new("cc")
         .args(["-static", "-O1"])
         .arg(format!("-I{ROOT}/vmm-sandbox/guest/include"))
         .arg(format!("{ROOT}/examples/guests/hostcall.c"))
         .arg("-o")
         .arg(&guest));
+    guest
+}
+
+/// What the example `fork` prints.
+const FORKED: &str = "child 0: 1\nchild 1: 2\nchild 2: 3\nafter a reset: 16\n";
+
+#[test]
+fn a_program_is_called_and_calls_the_host() {
+    let directory = tempfile::tempdir().unwrap();
+    let guest = program(directory.path());
     let host = compile("examples/hostcall.c", directory.path());
     let said = text(&run(Command::new(host).arg(&guest)));
     assert_eq!(said, "score: 16 (4 calls of the host)\n");
@@ -142,6 +148,34 @@ fn misuse_is_an_error_and_nothing_worse() {
     let directory = tempfile::tempdir().unwrap();
     let misuse = compile("vmm-capi/tests/misuse.c", directory.path());
     println!("misuse: {}", text(&run(&mut Command::new(misuse))));
+}
+
+#[test]
+fn pools_lend_and_take_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let pool = compile("vmm-capi/tests/pool.c", directory.path());
+    println!("pool: {}", text(&run(Command::new(pool).arg(program(directory.path())))));
+}
+
+/// Compiles a guest without a kernel.
+fn bare(source: &str, directory: &Path) -> PathBuf {
+    let guest = directory.join("bare");
+    run(Command::new("cc")
+        .args(["-O1", "-ffreestanding", "-fno-pic", "-fno-stack-protector", "-mgeneral-regs-only"])
+        .args(["-mno-red-zone", "-nostdlib", "-static", "-no-pie", "-Wl,--build-id=none"])
+        .args(["-Wl,-N", "-Wl,-e,entry", "-Wl,-Ttext=0x100000", "-Wall", "-Wextra", "-Werror"])
+        .arg(Path::new(ROOT).join(source))
+        .arg("-o")
+        .arg(&guest));
+    guest
+}
+
+#[test]
+fn disks_and_virtio_devices_in_c_serve_a_guest() {
+    let directory = tempfile::tempdir().unwrap();
+    let guest = bare("vmm-capi/tests/guests/driver.c", directory.path());
+    let devices = compile("vmm-capi/tests/devices.c", directory.path());
+    println!("devices: {}", text(&run(Command::new(devices).arg(guest).arg(directory.path()))));
 }
 
 #[test]

@@ -3,45 +3,13 @@
  */
 
 #include <poll.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
-#include <vmm.h>
 
-static int checks;
+#include "check.h"
 
-#define CHECK(what)                                                                                \
-    do {                                                                                           \
-        checks++;                                                                                  \
-        if (!(what)) {                                                                             \
-            fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #what);                             \
-            exit(1);                                                                               \
-        }                                                                                          \
-    } while (0)
-
-/* The call fails with this status, and its message has this in it. */
-#define FAILS(call, expected, says)                                                                \
-    do {                                                                                           \
-        vmm_error *error = (vmm_error *)&checks;                                                   \
-        vmm_status status = (call);                                                                \
-        CHECK(status == (expected));                                                               \
-        CHECK(error != NULL && vmm_error_status(error) == status);                                 \
-        if (!strstr(vmm_error_message(error), says))                                               \
-            fprintf(stderr, "'%s'\n", vmm_error_message(error));                                   \
-        CHECK(strstr(vmm_error_message(error), says) != NULL);                                     \
-        vmm_error_free(error);                                                                     \
-    } while (0)
-
-#define WORKS(call)                                                                                \
-    do {                                                                                           \
-        vmm_error *error = (vmm_error *)&checks;                                                   \
-        vmm_status status = (call);                                                                \
-        if (status != VMM_STATUS_OK)                                                               \
-            fprintf(stderr, "'%s'\n", vmm_error_message(error));                                   \
-        CHECK(status == VMM_STATUS_OK && error == NULL);                                           \
-    } while (0)
+/* What runs the guests: the first argument. */
+static const char *backend = "auto";
 
 static const unsigned char halts[] = {0xf4, 0xf4, 0xf4};
 static const unsigned char spins[] = {0xeb, 0xfe};
@@ -50,6 +18,7 @@ static const unsigned char knocks[] = {0xe4, 0x50, 0xf4};
 static vmm_config *description(const unsigned char *guest, size_t size)
 {
     vmm_config *config = vmm_config_new();
+    vmm_config_set_backend(config, backend);
     vmm_config_set_memory(config, 1 << 20);
     vmm_config_set_interrupts(config, false);
     vmm_config_boot_long_mode(config, guest, size);
@@ -62,6 +31,81 @@ static vmm_machine *machine_of(vmm_config *config)
     WORKS(vmm_machine_new(config, &machine, &error));
     vmm_config_free(config);
     return machine;
+}
+
+static void null_is_refused_by_devices_too(void)
+{
+    vmm_disk *disk;
+    vmm_pool *pool;
+    vmm_exits *exits;
+    vmm_virtio *virtio;
+    vmm_sandbox *sandbox;
+    vmm_inspection *inspection;
+    vmm_disk_ops disk_ops = {sizeof disk_ops, NULL, NULL, NULL, NULL, NULL, NULL};
+    vmm_virtio_ops virtio_ops = {sizeof virtio_ops, NULL, NULL, NULL, NULL, NULL, NULL};
+    vmm_disk_statistics statistics = {sizeof statistics, 0, 0, 0, 0, 0, 0, 0};
+
+    vmm_disk_free(NULL);
+    vmm_pool_free(NULL);
+    vmm_exits_free(NULL);
+    vmm_virtio_free(NULL);
+    vmm_inspection_free(NULL);
+    vmm_chain_free(NULL);
+    vmm_chain_complete(NULL, 1);
+    vmm_config_boot_pvh(NULL, NULL, NULL, NULL);
+    vmm_config_add_module(NULL, NULL, NULL);
+    vmm_config_add_disk(NULL, NULL);
+    vmm_config_add_virtio(NULL, NULL);
+    vmm_config_add_rng(NULL, 0, 0);
+    vmm_config_set_accounting(NULL, true);
+    vmm_disk_set_read_only(NULL);
+    vmm_disk_set_serial(NULL, NULL);
+    vmm_disk_set_queues(NULL, 1);
+    vmm_disk_set_limit(NULL, 1, 1);
+    vmm_virtio_add_queue(NULL, 1);
+    vmm_virtio_set_features(NULL, 1);
+    vmm_io_config_changed(NULL);
+    vmm_io_need_reset(NULL, NULL);
+    vmm_io_hold(NULL, 0);
+    vmm_io_resume(NULL, 0);
+    CHECK(vmm_io_pop(NULL, 0) == NULL && vmm_io_features(NULL) == 0);
+    CHECK(vmm_chain_queue(NULL) == 0 && !vmm_chain_is_current(NULL));
+    CHECK(vmm_chain_readable(NULL) == 0 && vmm_chain_writable(NULL) == 0);
+    CHECK(vmm_chain_read(NULL, 0, NULL, 9) == 0 && vmm_chain_write(NULL, 0, NULL, 9) == 0);
+    CHECK(vmm_disk_size(NULL) == 0 && vmm_sandbox_unknown_calls(NULL, NULL, 0) == 0);
+    CHECK(vmm_exits_size(NULL) == 0 && vmm_exits_at(NULL, 0) == NULL);
+    CHECK(vmm_inspection_best(NULL) == VMM_BOOT_NONE && strcmp(vmm_inspection_text(NULL), "") == 0);
+
+    FAILS(vmm_disk_open(NULL, &disk, &error), VMM_STATUS_BAD_CONFIG, "path is NULL");
+    FAILS(vmm_disk_open_read_only("no/such/disk", &disk, &error), VMM_STATUS_HOST, "no/such/disk");
+    CHECK(disk == NULL);
+    FAILS(vmm_disk_memory(5, &disk, &error), VMM_STATUS_BAD_CONFIG, "5 bytes");
+    FAILS(vmm_disk_memory(512, NULL, &error), VMM_STATUS_BAD_CONFIG, "disk is NULL");
+    FAILS(vmm_disk_overlay_temporary(NULL, &disk, &error), VMM_STATUS_BAD_CONFIG, "base is NULL");
+    FAILS(vmm_disk_overlay_create(NULL, "b", &disk, &error), VMM_STATUS_BAD_CONFIG, "path is NULL");
+    FAILS(vmm_disk_overlay_open("p", NULL, &disk, &error), VMM_STATUS_BAD_CONFIG, "base is NULL");
+    FAILS(vmm_disk_new(NULL, 512, NULL, &disk, &error), VMM_STATUS_BAD_CONFIG, "ops is NULL");
+    FAILS(vmm_disk_new(&disk_ops, 512, NULL, &disk, &error), VMM_STATUS_BAD_CONFIG, "read is NULL");
+    disk_ops.struct_size++;
+    FAILS(vmm_disk_new(&disk_ops, 512, NULL, &disk, &error), VMM_STATUS_BAD_CONFIG, "struct_size");
+    FAILS(vmm_disk_resize(NULL, 512, &error), VMM_STATUS_BAD_CONFIG, "disk is NULL");
+    FAILS(vmm_disk_get_statistics(NULL, &statistics, &error), VMM_STATUS_BAD_CONFIG, "disk is NULL");
+    FAILS(vmm_virtio_new("v", 42, NULL, NULL, &virtio, &error), VMM_STATUS_BAD_CONFIG, "ops is NULL");
+    FAILS(vmm_virtio_new("v", 42, &virtio_ops, NULL, &virtio, &error), VMM_STATUS_BAD_CONFIG, "wake is NULL");
+    FAILS(vmm_virtio_new(NULL, 42, &virtio_ops, NULL, &virtio, &error), VMM_STATUS_BAD_CONFIG, "name is NULL");
+    virtio_ops.struct_size--;
+    FAILS(vmm_virtio_new("v", 42, &virtio_ops, NULL, &virtio, &error), VMM_STATUS_BAD_CONFIG, "struct_size");
+    FAILS(vmm_virtio_add_source(NULL, 0, &error), VMM_STATUS_BAD_CONFIG, "virtio is NULL");
+    FAILS(vmm_machine_exits(NULL, &exits, &error), VMM_STATUS_BAD_CONFIG, "machine is NULL");
+    FAILS(vmm_sandbox_get_statistics(NULL, NULL, &error), VMM_STATUS_BAD_CONFIG, "sandbox is NULL");
+    FAILS(vmm_pool_new(NULL, 1, &pool, &error), VMM_STATUS_BAD_CONFIG, "snapshot is NULL");
+    FAILS(vmm_pool_take(NULL, 0, &sandbox, &error), VMM_STATUS_BAD_CONFIG, "pool is NULL");
+    FAILS(vmm_pool_get_statistics(NULL, NULL, &error), VMM_STATUS_BAD_CONFIG, "pool is NULL");
+    FAILS(vmm_inspect(NULL, &inspection, &error), VMM_STATUS_BAD_CONFIG, "image is NULL");
+    FAILS(vmm_inspect("no/such/image", &inspection, &error), VMM_STATUS_HOST, "no/such/image");
+    FAILS(vmm_set_log(6, NULL, NULL, NULL, &error), VMM_STATUS_BAD_CONFIG, "level 6");
+    FAILS(vmm_set_log(-1, NULL, NULL, NULL, &error), VMM_STATUS_BAD_CONFIG, "level -1");
+    WORKS(vmm_set_log(VMM_LOG_LEVEL_OFF, NULL, NULL, NULL, &error));
 }
 
 static void null_is_refused_everywhere(void)
@@ -152,6 +196,7 @@ static void null_is_refused_everywhere(void)
     FAILS(vmm_sandbox_reset(NULL, NULL, &error), VMM_STATUS_BAD_CONFIG, "to is NULL");
     FAILS(vmm_snapshot_fork(NULL, &sandbox, &error), VMM_STATUS_BAD_CONFIG, "snapshot is NULL");
     vmm_snapshot_free(NULL);
+    null_is_refused_by_devices_too();
     /* And nobody has to look at the error. */
     CHECK(vmm_machine_reset(NULL, NULL) == VMM_STATUS_BAD_CONFIG);
 }
@@ -415,8 +460,10 @@ static void a_child_of_fork_has_nothing(void)
     vmm_handle_free(handle);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    if (argc > 1)
+        backend = argv[1];
     null_is_refused_everywhere();
     wrong_settings_are_named();
     machines_go_by_their_state();
