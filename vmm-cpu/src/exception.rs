@@ -32,6 +32,30 @@ pub(crate) enum Vector {
     Simd = 19,
 }
 
+impl Vector {
+    const ALL: [Self; 14] = [
+        Self::Divide,
+        Self::Debug,
+        Self::Bounds,
+        Self::InvalidOpcode,
+        Self::DeviceNotAvailable,
+        Self::DoubleFault,
+        Self::InvalidTss,
+        Self::SegmentNotPresent,
+        Self::Stack,
+        Self::GeneralProtection,
+        Self::PageFault,
+        Self::FloatingPoint,
+        Self::Alignment,
+        Self::Simd,
+    ];
+
+    /// The exception of this number, if instructions raise it.
+    pub(crate) fn of(number: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|vector| *vector as u8 == number)
+    }
+}
+
 /// An exception to be delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Exception {

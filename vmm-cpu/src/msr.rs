@@ -8,6 +8,7 @@ use crate::{
 };
 
 pub(crate) const TSC: u32 = 0x10;
+const PATCH_LEVEL: u32 = 0x8b;
 const MTRR_CAP: u32 = 0xfe;
 const EFER: u32 = 0xc000_0080;
 const STAR: u32 = 0xc000_0081;
@@ -21,10 +22,10 @@ const TSC_AUX: u32 = 0xc000_0103;
 
 /// The registers that nothing but RDMSR and WRMSR, or the state's owner, looks at. Caches are not
 /// modelled, so whatever says how memory is cached is among them.
-const PLAIN: [(u32, Rule, u64); 35] = {
+const PLAIN: [(u32, Rule, u64); 34] = {
     use Rule::{Address, Any, Fixed, MtrrDefault, Pat, PhysBase, PhysMask, Short};
     const PAIR: [Rule; 2] = [PhysBase, PhysMask];
-    let mut table = [(0, Any, 0); 35];
+    let mut table = [(0, Any, 0); 34];
     let single = [
         (0x174, Short, 0),                   // SYSENTER_CS
         (0x175, Address, 0),                 // SYSENTER_ESP
@@ -33,7 +34,6 @@ const PLAIN: [(u32, Rule, u64); 35] = {
         (0x277, Pat, 0x0007_0406_0007_0406), // PAT
         (0x2ff, MtrrDefault, 0xc06),         // MTRR_DEF_TYPE: on, write-back
         (0xc001_0015, Any, 1 << 24),         // HWCR: the TSC counts at one speed
-        (0x8b, Any, 0),                      // PATCH_LEVEL
     ];
     let fixed = [0x250, 0x258, 0x259, 0x268, 0x269, 0x26a, 0x26b, 0x26c, 0x26d, 0x26e, 0x26f];
     let mut n = 0;
@@ -138,6 +138,8 @@ impl Core {
         let msrs = &self.system.msrs;
         Some(match index {
             TSC => self.system.tsc.now(),
+            // There is no microcode to be patched.
+            PATCH_LEVEL => 0,
             // Eight variable ranges, the fixed ones, write combining.
             MTRR_CAP => 0x508,
             EFER => self.system.efer,
@@ -159,6 +161,8 @@ impl Core {
         let msrs = &mut self.system.msrs;
         match index {
             TSC => self.system.tsc.set(value),
+            // Some clear it, to see whether CPUID sets it.
+            PATCH_LEVEL => {}
             EFER => return self.write_efer(value),
             STAR => msrs.star = value,
             LSTAR => msrs.lstar = allowed(Rule::Address, value)?,

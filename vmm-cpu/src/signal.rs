@@ -7,6 +7,7 @@
 use crate::{
     core::{Core, World},
     cpu::Cpu,
+    exception::Exception,
     flags::IF,
     state::State,
 };
@@ -20,9 +21,19 @@ pub(crate) struct Signals {
     pub(crate) nmi: bool,
     /// NMIs wait for IRET.
     pub(crate) nmi_blocked: bool,
+    /// What was accepted elsewhere and is to be delivered before anything else: then `interrupt` is
+    /// set, so that it is seen.
+    pub(crate) accepted: Option<Accepted>,
     /// The linear address of the instruction before which neither is taken: behind an STI that
     /// has set IF, and behind what has loaded SS.
     pub(crate) shadow: Option<u64>,
+}
+
+/// An event on its way to its handler, as [`State`] gives it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Accepted {
+    Exception(Exception),
+    Interrupt(u8),
 }
 
 /// The vector of NMIs.
@@ -80,6 +91,15 @@ impl Core {
 
     /// Takes what waits and may be taken; false if that ends in a triple fault.
     pub(crate) fn take_signal(&mut self, world: &World<'_>) -> bool {
+        match self.signals.accepted.take() {
+            Some(Accepted::Exception(exception)) => {
+                self.fault = Some(exception);
+                self.fault_address = self.system.cr2;
+                return self.deliver(false, world);
+            }
+            Some(Accepted::Interrupt(vector)) => return self.deliver_external(vector, world),
+            None => {}
+        }
         if self.is_in_shadow() {
             return true;
         }
@@ -225,6 +245,29 @@ mod tests {
         // First NMI: 2; second one: 2; NOP and HLT.
         assert_eq!(cpu.instructions(), 6);
         assert!(!cpu.core.signals.nmi_blocked && !cpu.core.is_signalled());
+    }
+
+    /// What another hypervisor had begun to deliver, whatever IF says by now.
+    #[test]
+    fn what_was_accepted_elsewhere_is_delivered_first() {
+        for (interrupt, exception, vector, top) in [
+            (Some(20), None, 20, [CODE, u64::from(CODE_3), 2]),
+            (None, Some((14, Some(6))), 14, [6, CODE, u64::from(CODE_3)]),
+            (None, Some((6, None)), 6, [CODE, u64::from(CODE_3), RF | 2]),
+        ] {
+            let (mut cpu, ram) = with_flags(&[0x90, 0xf4], 0);
+            program(&mut cpu);
+            let state = State { interrupt, exception, cr2: 0x1234, ..cpu.state() };
+            cpu.set_state(&state).unwrap();
+            assert_eq!((cpu.state().interrupt, cpu.state().exception), (interrupt, exception));
+            assert_eq!(cpu.run(&ram, &Nobody), Exit::Halted);
+            assert_eq!((cpu.registers().rip, cpu.state().cr2), (handler(vector), 0x1234));
+            assert_eq!(stack(&cpu, &ram), top);
+            assert_eq!((cpu.state().interrupt, cpu.state().exception), (None, None));
+        }
+        let (mut cpu, _) = with_flags(&[], 0);
+        let state = State { exception: Some((3, None)), ..cpu.state() };
+        assert!(cpu.set_state(&state).unwrap_err().to_string().contains("exception"));
     }
 
     #[test]

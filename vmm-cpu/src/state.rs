@@ -6,9 +6,11 @@ use crate::{
     core::Core,
     cpu::Cpu,
     cpuid::SIGNATURE,
+    exception::{Exception, Vector},
     flags, msr,
     paging::{PHYSICAL_BITS, is_canonical},
     regs::RDX,
+    signal::Accepted,
     system::{
         CR0_BITS, CR0_CD, CR0_ET, CR0_NW, CR0_PE, CR0_PG, CR4_BITS, CR4_PAE, CS, DR6_BITS,
         DR6_FIXED, DR7_BITS, DR7_FIXED, EFER_BITS, EFER_LMA, EFER_LME, SS,
@@ -59,6 +61,11 @@ pub struct State {
     pub msrs: Vec<(u32, u64)>,
     /// Interrupts are held off for one instruction, behind an STI or what has loaded SS.
     pub shadow: bool,
+    /// An exception was raised and not yet delivered: its vector and error code. CR2 and DR6 have
+    /// what belongs to it.
+    pub exception: Option<(u8, Option<u32>)>,
+    /// An interrupt from outside was accepted and not yet delivered.
+    pub interrupt: Option<u8>,
     /// An NMI waits.
     pub nmi: bool,
     /// NMIs wait for IRET.
@@ -252,6 +259,13 @@ impl State {
     /// The length of [`xsave`](Self::xsave) in bytes.
     pub const XSAVE_LEN: usize = 576;
 
+    fn accepted(&self) -> Option<Accepted> {
+        let exception = self.exception.and_then(|(vector, code)| {
+            Some(Accepted::Exception(Exception { vector: Vector::of(vector)?, code }))
+        });
+        exception.or(self.interrupt.map(Accepted::Interrupt))
+    }
+
     fn check(&self) -> Result<(), InvalidState> {
         let check = |good: bool, what: &str, value: u64| match good {
             true => Ok(()),
@@ -275,6 +289,10 @@ impl State {
         for base in segments.map(|s| s.base).chain([self.gdtr.base, self.idtr.base]) {
             check(is_canonical(base), "not canonical, the base", base)?;
         }
+        let vector = self.exception.map_or(0, |(vector, _)| vector);
+        check(Vector::of(vector).is_some(), "no such exception", vector.into())?;
+        let both = self.exception.is_some() && self.interrupt.is_some();
+        check(!both, "an interrupt beside the exception", vector.into())?;
         let len = self.xsave.len();
         check(len == Self::XSAVE_LEN, "the XSAVE image's length", len as u64)
     }
@@ -338,6 +356,8 @@ impl Cpu {
         self.set_registers(&state.registers);
         let core = &mut self.core;
         core.signals.shadow = state.shadow.then_some(core.rip);
+        core.signals.accepted = state.accepted();
+        core.signals.interrupt |= core.signals.accepted.is_some();
         (core.signals.nmi, core.signals.nmi_blocked) = (state.nmi, state.nmi_blocked);
     }
 
@@ -387,6 +407,14 @@ impl Core {
             xsave: self.xsave_image(),
             msrs: msr::state().filter_map(|n| Some((n, self.read_msr(n)?))).collect(),
             shadow: self.is_in_shadow(),
+            exception: match self.signals.accepted {
+                Some(Accepted::Exception(Exception { vector, code })) => Some((vector as u8, code)),
+                _ => None,
+            },
+            interrupt: match self.signals.accepted {
+                Some(Accepted::Interrupt(vector)) => Some(vector),
+                _ => None,
+            },
             nmi: self.signals.nmi,
             nmi_blocked: self.signals.nmi_blocked,
         }

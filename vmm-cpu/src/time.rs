@@ -1,29 +1,47 @@
-//! The time-stamp counter: the host's monotonic clock, in nanoseconds.
+//! The time-stamp counter: the host's monotonic clock, at any frequency.
 
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
 
-/// The frequency of the time-stamp counter in kHz.
+/// The frequency of a new time-stamp counter in kHz.
 pub const TSC_KHZ: u32 = 1_000_000;
 
-/// A time-stamp counter that runs at [`TSC_KHZ`], whatever its CPU does. Clones are the same
+/// A millisecond in nanoseconds.
+const MILLISECOND: u64 = 1_000_000;
+
+/// A time-stamp counter that runs at one speed, whatever its CPU does. Clones are the same
 /// counter; any thread may hold one.
 #[derive(Clone, Debug)]
 pub struct Tsc {
     begin: Instant,
     /// What it showed then.
     value: Arc<AtomicU64>,
+    /// Its frequency.
+    khz: Arc<AtomicU32>,
 }
 
 impl Tsc {
     /// At 0 now.
     pub(crate) fn new() -> Self {
-        Self { begin: Instant::now(), value: Arc::default() }
+        let khz = Arc::new(AtomicU32::new(TSC_KHZ));
+        Self { begin: Instant::now(), value: Arc::default(), khz }
+    }
+
+    /// Its frequency in kHz.
+    pub fn khz(&self) -> u32 {
+        self.khz.load(Relaxed)
+    }
+
+    /// Changes its frequency, 1 kHz at least; what it shows stays. Not while its CPU runs.
+    pub fn set_khz(&self, khz: u32) {
+        let now = self.now();
+        self.khz.store(khz.max(1), Relaxed);
+        self.set(now);
     }
 
     /// What it shows.
@@ -31,12 +49,11 @@ impl Tsc {
         self.value.load(Relaxed).wrapping_add(self.since())
     }
 
-    /// When it shows `value`, as it counts now: the present, if that is past. `None`: later than
-    /// the host can tell.
-    pub fn when(&self, value: u64) -> Option<Instant> {
-        // What is less than half of all numbers behind is past.
-        let left = value.wrapping_sub(self.now()).cast_signed().max(0);
-        Instant::now().checked_add(Duration::from_nanos(left.cast_unsigned()))
+    /// How long it takes until it shows `value` or more.
+    pub fn until(&self, value: u64) -> Duration {
+        let left = value.saturating_sub(self.now());
+        let nanoseconds = u128::from(left) * u128::from(MILLISECOND) / u128::from(self.khz());
+        Duration::from_nanos(nanoseconds.try_into().unwrap_or(u64::MAX))
     }
 
     /// From now on it counts from `value`.
@@ -45,7 +62,7 @@ impl Tsc {
     }
 
     fn since(&self) -> u64 {
-        self.begin.elapsed().as_nanos() as u64
+        (self.begin.elapsed().as_nanos() * u128::from(self.khz()) / u128::from(MILLISECOND)) as u64
     }
 }
 
@@ -60,9 +77,29 @@ mod tests {
         tsc.set(1 << 60);
         assert!((1 << 60..1 << 61).contains(&same.now()));
         assert!(other.now() < 1 << 60);
-        let begin = Instant::now();
-        assert!(same.when(1 << 60) >= Some(begin));
-        let hour = 3600 * 1_000_000_000;
-        assert!(same.when(same.now() + hour) >= Some(begin + Duration::from_secs(3600)));
+        assert_eq!(same.until(1 << 60), Duration::ZERO);
+        let (begin, hour) = (Instant::now(), 3600 * 1_000_000_000);
+        let until = same.until(same.now() + hour);
+        assert!(until <= Duration::from_secs(3600));
+        assert!(until + begin.elapsed() >= Duration::from_secs(3600));
+    }
+
+    #[test]
+    fn a_counter_at_another_speed_goes_on_from_what_it_showed() {
+        let (tsc, begin) = (Tsc::new(), Instant::now());
+        tsc.set(1 << 60);
+        let same = tsc.clone();
+        tsc.set_khz(4_000_000);
+        let first = same.now();
+        assert!(same.khz() == 4_000_000 && first >= 1 << 60);
+        // Rounding may add a cycle each time.
+        let fastest = 4 * begin.elapsed().as_nanos() as u64 + 8;
+        assert!(first - (1 << 60) <= fastest);
+        let (before, hour) = (Instant::now(), 3600 * 4_000_000_000);
+        let until = same.until(first + hour);
+        // By so much nearer as has passed since.
+        assert!(until <= Duration::from_secs(3600));
+        assert!(until + begin.elapsed() + before.elapsed() >= Duration::from_secs(3600));
+        assert_eq!(same.until(first), Duration::ZERO);
     }
 }

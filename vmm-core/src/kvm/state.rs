@@ -115,6 +115,8 @@ fn restore_xcr0(vcpu: &mut KvmVcpu, state: &CpuState) -> Result<()> {
 
 /// The bytes of `kvm_xsave` before its flexible end.
 const XSAVE_BASE: usize = 4096;
+/// x87 and SSE, and the header that says what else there is (Intel SDM 1-13.4).
+const XSAVE_LEAST: usize = 512 + 64;
 
 /// The bytes of KVM_GET_XSAVE2, or `None` where only the 4 KiB of KVM_GET_XSAVE can be had. Asked
 /// of the VM once the vCPU has its CPUID: both decide.
@@ -145,7 +147,7 @@ fn restore_xsave(vcpu: &mut KvmVcpu, state: &CpuState) -> Result<()> {
     let given = state.xsave.len();
     // A host with fewer components has a smaller area; it fits if what it lacks was never used.
     let beyond = state.xsave.get(size..).unwrap_or(&[]);
-    if given < XSAVE_BASE || !given.is_multiple_of(4) || beyond.iter().any(|byte| *byte != 0) {
+    if given < XSAVE_LEAST || !given.is_multiple_of(4) || beyond.iter().any(|byte| *byte != 0) {
         return Err(Error::incompatible(format!("{given} bytes, this host has {size}")));
     }
     // Two copies of plain words, which the compiler makes fast ones.

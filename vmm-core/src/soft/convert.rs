@@ -1,11 +1,11 @@
 //! The software CPU's structures to ours and back.
 
-use vmm_cpu::{Registers, State, TSC_KHZ, Table};
+use vmm_cpu::{Registers, State, Table};
 
 use crate::{
     arch::{
-        CpuState, CpuidLeaf, DebugRegs, DescriptorTable, Events, Nmi, Regs, RunState, Segment,
-        SystemRegs, msr::MsrValue,
+        CpuState, CpuidLeaf, DebugRegs, DescriptorTable, Events, Exception, Interrupt, Nmi, Regs,
+        RunState, Segment, SystemRegs, msr::MsrValue,
     },
     error::{Error, Result},
 };
@@ -127,7 +127,7 @@ pub(super) fn system_to_soft(regs: &SystemRegs, soft: &mut State) {
     (soft.cr4, soft.cr8, soft.efer) = (regs.cr4, regs.cr8, regs.efer);
 }
 
-pub(super) fn state_from_soft(soft: &State, apic_base: u64) -> CpuState {
+pub(super) fn state_from_soft(soft: &State, apic_base: u64, tsc_khz: u32) -> CpuState {
     let msr = |&(index, value)| MsrValue { index, value };
     CpuState {
         run_state: RunState::Running,
@@ -137,18 +137,27 @@ pub(super) fn state_from_soft(soft: &State, apic_base: u64) -> CpuState {
         xsave: soft.xsave.clone(),
         debug: DebugRegs { db: soft.dr, dr6: soft.dr6, dr7: soft.dr7 },
         lapic: None,
-        tsc_khz: Some(TSC_KHZ),
+        tsc_khz: Some(tsc_khz),
         msrs: soft.msrs.iter().map(msr).collect(),
         events: events_from_soft(soft),
     }
 }
 
 fn events_from_soft(soft: &State) -> Events {
+    let exception = |(vector, error_code)| Exception { vector, error_code };
     Events {
+        exception: soft.exception.map(exception),
+        interrupt: soft.interrupt.map(|vector| Interrupt { vector, soft: false }),
         nmi: Nmi { injected: false, pending: soft.nmi.into(), masked: soft.nmi_blocked },
         shadow: soft.shadow.into(),
-        ..Events::default()
     }
+}
+
+/// Whether a register has the value of power-on.
+fn is_untouched(msr: &MsrValue) -> bool {
+    /// KVM_POLL_CONTROL: the host may poll in HLT.
+    const POLL_CONTROL: u32 = 0x4b56_4d05;
+    msr.value == u64::from(msr.index == POLL_CONTROL)
 }
 
 /// # Errors
@@ -162,24 +171,31 @@ pub(super) fn state_to_soft(state: &CpuState) -> Result<State> {
         return refuse("a local APIC");
     }
     let Events { exception, interrupt, nmi, shadow } = state.events;
-    if exception.is_some() || interrupt.is_some() {
-        return refuse("an exception or interrupt on its way");
+    if interrupt.is_some_and(|interrupt| interrupt.soft) {
+        return refuse("an INT instruction on its way");
     }
-    if state.tsc_khz.is_some_and(|khz| khz != TSC_KHZ) {
-        return refuse("another TSC frequency");
+    if state.tsc_khz == Some(0) {
+        return refuse("a time-stamp counter that stands still");
     }
+    let fresh = State::default();
+    // A register of other hypervisors that nobody has touched need not be there.
+    let known = |msr: &&MsrValue| {
+        !is_untouched(msr) || fresh.msrs.iter().any(|(index, _)| *index == msr.index)
+    };
     let mut soft = State {
         registers: regs_to_soft(&state.regs),
         xcr0: state.xcr0.unwrap_or(1),
         dr: state.debug.db,
         dr6: state.debug.dr6,
         dr7: state.debug.dr7,
-        msrs: state.msrs.iter().map(|msr| (msr.index, msr.value)).collect(),
+        msrs: state.msrs.iter().filter(known).map(|msr| (msr.index, msr.value)).collect(),
         shadow: shadow != 0,
+        exception: exception.map(|exception| (exception.vector, exception.error_code)),
+        interrupt: interrupt.map(|interrupt| interrupt.vector),
         // One on its way has not arrived yet.
         nmi: nmi.pending != 0 || nmi.injected,
         nmi_blocked: nmi.masked && !nmi.injected,
-        ..State::default()
+        ..fresh
     };
     system_to_soft(&state.system, &mut soft);
     let held = state.xsave.get(XSTATE_BV..XSTATE_BV + 8);

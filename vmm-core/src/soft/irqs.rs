@@ -6,6 +6,8 @@ use std::sync::{
     atomic::{AtomicBool, Ordering::SeqCst},
 };
 
+use vmm_cpu::Tsc;
+
 use super::{
     clock::Clock,
     irqchip::{Chips, LOWEST, PINS, SavedLapic, Signals},
@@ -96,17 +98,18 @@ impl Irqs {
         result
     }
 
-    /// What there is for a vCPU, whose time-stamp counter shows `tsc`. Signals are then its own.
-    pub(super) fn attend(&self, vcpu: VcpuId, tsc: u64) -> Found {
+    /// What there is for a vCPU with this time-stamp counter. Signals are then its own.
+    pub(super) fn attend(&self, vcpu: VcpuId, tsc: &Tsc) -> Found {
         let Shared { chips, seats } = &mut *self.shared();
         let (n, now) = (vcpu.0 as usize, self.clock.now());
-        chips.advance(n, now, tsc);
+        let left = tsc.until(chips.deadline(n)).as_nanos() as u64;
+        chips.advance(n, now, left);
         let signals = chips.take_signals(n);
         let interrupt = chips.has_interrupt(n);
         if let Some(seat) = seats.get_mut(n) {
             seat.told = interrupt;
         }
-        let due = chips.due(n, now, tsc).map(|due| due.saturating_sub(now));
+        let due = chips.due(n, now, left).map(|due| due.saturating_sub(now));
         Found { signals, interrupt, due }
     }
 

@@ -55,7 +55,7 @@ impl Local {
     pub(super) fn attend(&mut self, cpu: &mut Cpu) -> (bool, Option<Instant>) {
         // What comes from here on sets it again.
         self.bell.attention.store(false, SeqCst);
-        let Found { signals, interrupt, due } = self.irqs.attend(self.id, cpu.tsc().now());
+        let Found { signals, interrupt, due } = self.irqs.attend(self.id, &self.tsc);
         self.act(signals, cpu);
         self.run_state = self.after(signals);
         if signals.init {

@@ -7,7 +7,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use vmm_cpu::{TSC_KHZ, Tsc};
+use vmm_cpu::Tsc;
 
 use super::{clock::Clock, layout::Layout};
 use crate::arch::{CpuidLeaf, msr::MsrValue};
@@ -22,11 +22,6 @@ const OLD_SYSTEM_TIME: u32 = 0x12;
 const ENABLED: u64 = 1;
 /// In the page: all processors have the same time.
 const STABLE: u8 = 1;
-/// A cycle in nanoseconds as a fraction of 2^32, shifted by one to be below 1.
-const MULTIPLIER: u32 = 1 << 31;
-const SHIFT: u8 = 1;
-const _: () = assert!(TSC_KHZ == 1_000_000, "a cycle is a nanosecond");
-
 /// Features of KVM that guests find here: its clock, by either number, which all processors share;
 /// port 0x80 need not be waited for.
 const FEATURES: u32 = 1 << 0 | 1 << 1 | 1 << 3 | 1 << 24;
@@ -108,9 +103,25 @@ fn write_system(at: u64, ram: &Layout, clock: &Clock, tsc: &Tsc) {
     put(0, &next_version(at, ram).to_le_bytes());
     put(8, &stamp.to_le_bytes());
     put(16, &now.to_le_bytes());
-    put(24, &MULTIPLIER.to_le_bytes());
-    put(28, &[SHIFT, STABLE]);
+    let (multiplier, shift) = scale(tsc.khz());
+    put(24, &multiplier.to_le_bytes());
+    put(28, &[shift.cast_unsigned(), STABLE]);
     ram.write(at, &page);
+}
+
+/// How a cycle becomes nanoseconds: shifted to the left (or to the right, if that is negative) it is
+/// at least half of one and less than one, which the multiplier says as a fraction of 2^32.
+fn scale(khz: u32) -> (u32, i8) {
+    // Nanoseconds of 2^64 cycles: below 2^64 once they are shifted.
+    let mut fraction = (1_000_000_u128 << 64) / u128::from(khz.max(1));
+    let mut shift = 0;
+    while fraction >= 1 << 64 {
+        (fraction, shift) = (fraction >> 1, shift + 1);
+    }
+    while fraction < 1 << 63 {
+        (fraction, shift) = (fraction << 1, shift - 1);
+    }
+    ((fraction >> 32) as u32, shift)
 }
 
 /// Versions are even but while something is written, which no guest can look at here: the vCPU whose
@@ -119,4 +130,29 @@ fn next_version(at: u64, ram: &Layout) -> u32 {
     let mut version = [0; 4];
     ram.read(at, &mut version);
     (u32::from_le_bytes(version) & !1).wrapping_add(2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::scale;
+
+    #[test]
+    fn a_cycle_of_any_speed_becomes_nanoseconds() {
+        assert_eq!(scale(1_000_000), (1 << 31, 1));
+        assert_eq!(scale(2_000_000), (1 << 31, 0));
+        for khz in [1, 999, 19_200, 999_999, 1_000_001, 2_445_406, 5_000_000, u32::MAX] {
+            let (multiplier, shift) = scale(khz);
+            // As guests do: a second's cycles.
+            let cycles = u128::from(khz) * 1000;
+            let shifted = match shift {
+                0.. => cycles << shift,
+                _ => cycles >> -shift,
+            };
+            let nanoseconds = (shifted * u128::from(multiplier)) >> 32;
+            assert!(
+                nanoseconds.abs_diff(1_000_000_000) <= 2_000_000_000 / 1000,
+                "{khz}: {nanoseconds}"
+            );
+        }
+    }
 }

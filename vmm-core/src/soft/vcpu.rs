@@ -201,10 +201,11 @@ impl Vcpu for SoftVcpu {
 
     fn state(&self) -> Result<CpuState> {
         self.vm.owner.check()?;
+        let khz = self.cpu.tsc().khz();
         let Some(local) = &self.local else {
-            return Ok(convert::state_from_soft(&self.cpu.state(), self.apic_base));
+            return Ok(convert::state_from_soft(&self.cpu.state(), self.apic_base, khz));
         };
-        let mut state = convert::state_from_soft(&local.settled(&self.cpu), self.apic_base);
+        let mut state = convert::state_from_soft(&local.settled(&self.cpu), self.apic_base, khz);
         local.add_to(&mut state);
         Ok(state)
     }
@@ -217,7 +218,10 @@ impl Vcpu for SoftVcpu {
             local.take_from(&mut state).context(doing)?;
         }
         let soft = convert::state_to_soft(&state).context(doing)?;
-        self.set(&soft)?;
+        // First, because the counter's value is among the registers.
+        let (tsc, before) = (self.cpu.tsc(), self.cpu.tsc().khz());
+        tsc.set_khz(state.tsc_khz.unwrap_or(before));
+        self.set(&soft).inspect_err(|_| tsc.set_khz(before))?;
         self.apic_base = state.system.apic_base;
         if let Some(local) = &self.local {
             local.tell_time(&self.vm);

@@ -471,8 +471,8 @@ impl Lapic {
     }
 
     /// Interrupts if the timer has expired; whether it did.
-    pub(super) fn expire(&mut self, now: u64, tsc: u64) -> bool {
-        let expired = self.timer.expire(self.mode(), now, tsc);
+    pub(super) fn expire(&mut self, now: u64, left: u64) -> bool {
+        let expired = self.timer.expire(self.mode(), now, left);
         let entry = self.regs[reg::LVT_TIMER];
         if expired && entry & MASKED == 0 && self.is_enabled() {
             self.set_bit(reg::TMR, entry as u8, false);
@@ -482,8 +482,8 @@ impl Lapic {
     }
 
     /// When the timer expires next, also if it is masked.
-    pub(super) fn due(&self, now: u64, tsc: u64) -> Option<u64> {
-        self.timer.due(self.mode(), now, tsc)
+    pub(super) fn due(&self, now: u64, left: u64) -> Option<u64> {
+        self.timer.due(self.mode(), now, left)
     }
 
     /// The registers as they are saved. An INIT that waits counts as done.
@@ -692,9 +692,9 @@ mod tests {
         assert_eq!(lapic.deadline(), 0);
         store(&mut lapic, 0x320, 0x4_0050);
         lapic.set_deadline(7);
-        assert_eq!((lapic.deadline(), lapic.due(100, 5)), (7, Some(102)));
+        assert_eq!((lapic.deadline(), lapic.due(100, 2)), (7, Some(102)));
         store(&mut lapic, 0x320, 0x50);
-        assert_eq!((lapic.deadline(), lapic.due(100, 5)), (0, None));
+        assert_eq!((lapic.deadline(), lapic.due(100, 2)), (0, None));
     }
 
     #[test]

@@ -187,10 +187,16 @@ impl Chips {
         Some(())
     }
 
-    /// Lets the timers that a vCPU minds interrupt if it is time; `tsc` is its time-stamp.
-    pub(super) fn advance(&mut self, vcpu: usize, now: u64, tsc: u64) {
+    /// The time-stamp that a vCPU's timer waits for.
+    pub(super) fn deadline(&self, vcpu: usize) -> u64 {
+        self.bus.get(vcpu).map_or(0, Lapic::deadline)
+    }
+
+    /// Lets the timers that a vCPU minds interrupt if it is time; `left` is how far its
+    /// [`deadline`](Self::deadline) is from `now`.
+    pub(super) fn advance(&mut self, vcpu: usize, now: u64, left: u64) {
         if let Some(lapic) = self.bus.get_mut(vcpu) {
-            lapic.expire(now, tsc);
+            lapic.expire(now, left);
         }
         if vcpu == 0 && self.pit.as_mut().is_some_and(|pit| pit.expire(now)) {
             self.pulse_timer();
@@ -198,8 +204,8 @@ impl Chips {
     }
 
     /// When a vCPU is to advance the next time.
-    pub(super) fn due(&self, vcpu: usize, now: u64, tsc: u64) -> Option<u64> {
-        let lapic = self.bus.get(vcpu).and_then(|lapic| lapic.due(now, tsc));
+    pub(super) fn due(&self, vcpu: usize, now: u64, left: u64) -> Option<u64> {
+        let lapic = self.bus.get(vcpu).and_then(|lapic| lapic.due(now, left));
         let pit = self.pit.as_ref().filter(|_| vcpu == 0).and_then(Pit::due);
         lapic.into_iter().chain(pit).min()
     }

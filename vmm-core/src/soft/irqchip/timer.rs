@@ -65,8 +65,8 @@ impl Timer {
     }
 
     /// Whether it interrupts: once for all that has passed since the last time.
-    pub(super) fn expire(&mut self, mode: Mode, now: u64, tsc: u64) -> bool {
-        if self.due(mode, now, tsc).is_none_or(|due| due > now) {
+    pub(super) fn expire(&mut self, mode: Mode, now: u64, left: u64) -> bool {
+        if self.due(mode, now, left).is_none_or(|due| due > now) {
             return false;
         }
         self.due = match mode {
@@ -79,12 +79,12 @@ impl Timer {
         true
     }
 
-    /// When it interrupts next; `tsc` is the time-stamp at `now`.
-    pub(super) fn due(&self, mode: Mode, now: u64, tsc: u64) -> Option<u64> {
+    /// When it interrupts next; `left` is how far the deadline is from `now`.
+    pub(super) fn due(&self, mode: Mode, now: u64, left: u64) -> Option<u64> {
         match mode {
             Mode::OneShot | Mode::Periodic => self.due,
             Mode::Deadline if self.deadline == 0 => None,
-            Mode::Deadline => Some(now.saturating_add(self.deadline.saturating_sub(tsc))),
+            Mode::Deadline => Some(now.saturating_add(left)),
         }
     }
 }
@@ -121,11 +121,11 @@ mod tests {
     fn a_deadline_is_of_the_time_stamp_counter_and_disarmed_by_coming() {
         let mut timer = Timer::default();
         timer.set_deadline(5_000);
-        assert_eq!(timer.due(Mode::Deadline, 70, 4_000), Some(1_070));
-        assert!(!timer.expire(Mode::Deadline, 70, 4_999));
-        assert!(timer.expire(Mode::Deadline, 70, 5_000));
+        assert_eq!(timer.due(Mode::Deadline, 70, 1_000), Some(1_070));
+        assert!(!timer.expire(Mode::Deadline, 70, 1));
+        assert!(timer.expire(Mode::Deadline, 70, 0));
         assert_eq!(timer.deadline(), 0);
-        assert!(!timer.expire(Mode::Deadline, 70, u64::MAX));
+        assert!(!timer.expire(Mode::Deadline, 70, 0));
     }
 
     #[test]
