@@ -1,13 +1,15 @@
 //! Any driver at all against virtio devices: no panic, no hang, and after a reset the device works.
+//! Each device is saved and restored in between, whatever its driver has done.
 
 #![no_main]
 
 use libfuzzer_sys::{arbitrary::Arbitrary, fuzz_target};
 use vmm_core::{
+    Result,
     memory::GuestAddress,
     virtio::testing::{Descriptor, Driver},
 };
-use vmm_devices::{Block, MemoryImage, Rng};
+use vmm_devices::{Block, Channel, Console, MemoryImage, Rng};
 
 #[derive(Arbitrary, Debug)]
 struct Input {
@@ -18,12 +20,16 @@ struct Input {
 
 #[derive(Arbitrary, Debug)]
 enum Device {
-    Block,
+    Block { queues: u8 },
+    /// With up to three further ports, and input that waits for each.
+    Console { ports: u8, input: Vec<u8> },
     Rng,
 }
 
 #[derive(Arbitrary, Debug)]
 enum Step {
+    /// The queue that the following steps are about.
+    Queue(u8),
     /// A register or configuration space.
     Write(u16, u32),
     WriteBytes(u16, Vec<u8>),
@@ -37,25 +43,63 @@ enum Step {
     Turn,
     Start,
     Submit { header: [u8; 16], data: u16, room: u16 },
+    /// A control message of a console's driver.
+    Control { port: u8, event: u8, value: bool },
+    Replace,
 }
 
 const NEAR: u64 = 1 << 20;
 
 fuzz_target!(|input: Input| {
-    let driver = match input.device {
-        Device::Block => Driver::new(Block::image(MemoryImage::new(64 << 10).unwrap()).unwrap()),
-        Device::Rng => Driver::new(Rng::new().unwrap()),
-    };
-    let mut driver = driver.unwrap();
+    let mut driver = input.device.driver().unwrap();
     let _ = driver.start(input.features);
+    let mut queue = 0;
     for step in input.steps.into_iter().take(200) {
-        perform(&mut driver, step, input.features);
+        match step {
+            Step::Queue(index) => queue = usize::from(index % 10),
+            Step::Replace => input.device.replace(&mut driver).expect("what was saved is sound"),
+            Step::Start => drop(driver.start(input.features)),
+            step => perform(&mut driver, queue, step),
+        }
     }
     let _ = driver.turn();
     driver.start(u64::MAX).expect("a reset helps");
 });
 
-fn perform(driver: &mut Driver, step: Step, features: u64) {
+impl Device {
+    fn driver(&self) -> Result<Driver> {
+        match self {
+            Self::Block { queues } => Driver::new(block(*queues)?),
+            Self::Console { ports, input } => Driver::new(console(*ports, input)?),
+            Self::Rng => Driver::new(Rng::new()?),
+        }
+    }
+
+    /// Goes on with a device like the one that the driver has.
+    fn replace(&self, driver: &mut Driver) -> Result<()> {
+        match self {
+            Self::Block { queues } => driver.replace(block(*queues)?),
+            Self::Console { ports, input } => driver.replace(console(*ports, input)?),
+            Self::Rng => driver.replace(Rng::new()?),
+        }
+    }
+}
+
+fn block(queues: u8) -> Result<Block> {
+    Block::image(MemoryImage::new(64 << 10)?)?.queues(usize::from(queues % 4) + 1)
+}
+
+fn console(ports: u8, input: &[u8]) -> Result<Console> {
+    let channel = || {
+        let channel = Channel::new()?;
+        channel.input().send(input);
+        Ok(channel)
+    };
+    let console = Console::new(channel()?)?.size(80, 25);
+    (0..ports % 4).try_fold(console, |console, n| console.port(&n.to_string(), channel()?))
+}
+
+fn perform(driver: &mut Driver, queue: usize, step: Step) {
     match step {
         Step::Write(at, value) => driver.write(u64::from(at % 0x180), value),
         Step::WriteBytes(at, data) => driver.write_bytes((at % 0x180).into(), &data),
@@ -63,23 +107,26 @@ fn perform(driver: &mut Driver, step: Step, features: u64) {
             let addr = if near { addr % NEAR } else { addr };
             let len = if near { len % 4096 } else { len };
             let descriptor = Descriptor { addr, len, flags: flags.into(), next: next.into() };
-            let _ = driver.describe(0, index.into(), descriptor);
+            let _ = driver.describe(queue, index.into(), descriptor);
         }
         Step::Fill(at, data) => {
             let _ = driver.memory().write(GuestAddress(u64::from(at) % NEAR), &data);
         }
-        Step::Offer(head) => drop(driver.offer(0, head.into())),
+        Step::Offer(head) => drop(driver.offer(queue, head.into())),
         Step::Index(index) => {
-            let at = driver.areas(0)[1] + 2;
+            let at = driver.areas(queue)[1] + 2;
             let _ = driver.memory().write_obj(GuestAddress(at), index);
         }
-        Step::Kick => driver.kick(0),
-        Step::Turn => driver.turn().expect("a driver's mistakes are not the host's errors"),
-        Step::Start => drop(driver.start(features)),
+        Step::Kick => driver.kick(queue),
         Step::Submit { header, data, room } => {
             let data = vec![0; data.into()];
             let readable: &[&[u8]] = if data.is_empty() { &[&header] } else { &[&header, &data] };
-            let _ = driver.submit(0, readable, &[u32::from(room) + 1, 1]);
+            let _ = driver.submit(queue, readable, &[u32::from(room) + 1, 1]);
         }
+        Step::Control { port, event, value } => {
+            let message = [port % 5, 0, 0, 0, event % 9, 0, value.into(), 0];
+            let _ = driver.submit(3, &[&message], &[]);
+        }
+        _ => driver.turn().expect("a driver's mistakes are not the host's errors"),
     }
 }

@@ -30,6 +30,7 @@
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
 mod block;
+mod console;
 mod debug_exit;
 mod i8042;
 mod rate;
@@ -43,6 +44,7 @@ pub use block::{
     Block, BlockHandle, BlockStatistics, Disk, Image, MemoryImage, Operation, Overlay, RawFile,
     Request, Threaded,
 };
+pub use console::{Channel, Console, ConsoleHandle, ConsoleInput, Peer, Stream};
 pub use debug_exit::DebugExit;
 pub use i8042::I8042;
 pub use rate::RateLimit;
@@ -55,6 +57,9 @@ const _: () = {
     const fn shared_between_threads<T: Send + Sync>() {}
     plugged_from_any_thread::<Rtc>();
     plugged_from_any_thread::<Serial>();
+    plugged_from_any_thread::<Console>();
+    shared_between_threads::<ConsoleHandle>();
+    shared_between_threads::<ConsoleInput>();
     shared_between_threads::<DebugExit>();
     shared_between_threads::<I8042>();
     shared_between_threads::<SerialInput>();

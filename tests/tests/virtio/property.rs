@@ -9,7 +9,7 @@ use vmm_core::{
         testing::{Descriptor, Driver},
     },
 };
-use vmm_devices::{Block, MemoryImage, RateLimit, Rng};
+use vmm_devices::{Block, Console, MemoryImage, RateLimit, Rng};
 
 use crate::Echo;
 
@@ -21,6 +21,7 @@ enum Step {
     Index(u16),
     Kick,
     Turn,
+    Replace,
     Reset,
 }
 
@@ -55,6 +56,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<u16>().prop_map(Step::Index),
         3 => Just(Step::Kick),
         3 => Just(Step::Turn),
+        1 => Just(Step::Replace),
         1 => Just(Step::Reset),
     ]
 }
@@ -64,14 +66,14 @@ proptest! {
 
     #[test]
     fn no_driver_breaks_a_device(steps in prop::collection::vec(step(), 1..120)) {
-        let mut driver = survivor(Echo::default(), &steps);
+        let mut driver = survivor(Echo::default, &steps);
         driver.submit(1, &[b"a"], &[1]).unwrap();
         prop_assert_eq!(driver.wait(1).unwrap().data, b"b");
     }
 
     #[test]
     fn no_driver_breaks_a_disk(steps in prop::collection::vec(step(), 1..120)) {
-        let block = Block::image(MemoryImage::new(8192).unwrap()).unwrap();
+        let block = || Block::image(MemoryImage::new(8192).unwrap()).unwrap();
         let mut driver = survivor(block, &steps);
         driver.submit(0, &[&[0; 16]], &[512, 1]).unwrap();
         prop_assert_eq!(driver.wait(0).unwrap().data[512], 0);
@@ -80,15 +82,33 @@ proptest! {
     #[test]
     fn no_driver_breaks_a_source_of_entropy(steps in prop::collection::vec(step(), 1..120)) {
         let limit = RateLimit { per_second: u64::MAX, burst: u64::MAX };
-        let mut driver = survivor(Rng::with_limit(limit).unwrap(), &steps);
+        let mut driver = survivor(|| Rng::with_limit(limit).unwrap(), &steps);
         driver.submit(0, &[], &[16]).unwrap();
         prop_assert_eq!(driver.wait(0).unwrap().written, 16);
     }
+
+    #[test]
+    fn no_driver_breaks_a_console(steps in prop::collection::vec(step(), 1..120)) {
+        let input = vec![b'i'; 10_000];
+        let console = || {
+            let (console, to_guest, _) = Console::capture().unwrap();
+            to_guest.send(&input);
+            console.room(1).unwrap()
+        };
+        let mut driver = survivor(console, &steps);
+        driver.submit(1, &[b"still here"], &[]).unwrap();
+        driver.wait(1).unwrap();
+        // The port is open once the driver says so.
+        driver.submit(3, &[&[0, 0, 0, 0, 6, 0, 1, 0]], &[]).unwrap();
+        driver.submit(0, &[], &[4]).unwrap();
+        let done = driver.wait(0).unwrap();
+        prop_assert!(done.written > 0 && done.data.starts_with(b"i"));
+    }
 }
 
-/// What a driver finds after all that, having reset the device.
-fn survivor(device: impl VirtioDevice, steps: &[Step]) -> Driver {
-    let mut driver = Driver::new(device).unwrap();
+/// What a driver finds after all that, having reset the device, or one like it that got its state.
+fn survivor<D: VirtioDevice>(device: impl Fn() -> D, steps: &[Step]) -> Driver {
+    let mut driver = Driver::new(device()).unwrap();
     driver.start(u64::MAX).unwrap();
     for step in steps {
         match step {
@@ -101,6 +121,7 @@ fn survivor(device: impl VirtioDevice, steps: &[Step]) -> Driver {
             }
             Step::Kick => driver.kick(0),
             Step::Turn => driver.turn().unwrap(),
+            Step::Replace => driver.replace(device()).unwrap(),
             Step::Reset => {
                 driver.start(u64::MAX).unwrap();
             }

@@ -108,19 +108,15 @@ impl Ring {
         }
         let view = View(regions);
         let Some(chain) = next(queue, &view)? else { return Ok(None) };
-        let (head, size) = (chain.head_index(), queue.size());
-        if head >= size {
-            return Err(Misuse::Head(head, size));
-        }
-        // A driver that makes available what it has not got back would have the device hold ever
-        // more.
-        if *lent >= size {
-            return Err(Misuse::Overfull);
-        }
+        let head = chain.head_index();
         let mut segments = spare.pop().unwrap_or_default();
-        if let Err(malformed) = segments.fill(chain, view) {
+        if let Err(misuse) = check(head, *lent, queue.size())
+            .and_then(|()| segments.fill(chain, view).map_err(Misuse::from))
+        {
             spare.push(segments);
-            return Err(malformed.into());
+            // It stays available: what is saved now is a queue of which no chain is out.
+            queue.set_next_avail(queue.next_avail().wrapping_sub(1));
+            return Err(misuse);
         }
         state.lent += 1;
         state.out += 1;
@@ -248,6 +244,18 @@ impl Ring {
         }
         is_sound
     }
+}
+
+/// Whether a queue of `size` chains, of which the device has `lent`, can have one at `head`.
+fn check(head: u16, lent: u16, size: u16) -> Result<(), Misuse> {
+    if head >= size {
+        return Err(Misuse::Head(head, size));
+    }
+    // A driver that makes available what it has not got back would have the device hold ever more.
+    if lent >= size {
+        return Err(Misuse::Overfull);
+    }
+    Ok(())
 }
 
 /// The next chain of `queue`. Where there is none, the driver is asked to ring, and one that came
