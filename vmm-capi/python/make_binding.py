@@ -9,7 +9,7 @@ from cffi import FFI
 def declarations(header):
     """What cffi understands of the header: no comments, directives and C++, constants as numbers."""
     text = re.sub(r"/\*.*?\*/|//[^\n]*", "", header, flags=re.S)
-    constants = re.findall(r"^#define (VMM_\w+) (\d+|UINT64_MAX)$", text, flags=re.M)
+    constants = re.findall(r"^#define (VMM_\w+) (-?\d+|UINT64_MAX)$", text, flags=re.M)
     text = re.sub(r"#ifdef __cplusplus.*?#endif[^\n]*", "", text, flags=re.S)
     text = re.sub(r"^#.*$", "", text, flags=re.M)
     numbers = [

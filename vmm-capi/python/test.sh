@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
 # Builds the wheel, installs it where nothing else is, runs its tests: vmm-capi/python/test.sh [LIBRARIES]
+# VMM_LONG=1 makes thousands of machines instead of hundreds. VMM_GUESTS, what tests/lab/run --guests prints, has a Linux
+# guest booted from a disk in Python.
 set -euo pipefail
 
 [ "${1:-}" != --help ] || { sed -n 's/^# //p' "$0"; exit; }
@@ -22,5 +24,13 @@ PIP_NO_BUILD_ISOLATION=0 PYTHON="$place/venv/bin/python" ./build.sh "$place" $li
 # Away from the sources: what is tested is what was installed.
 cp -r tests "$place/tests"
 cd "$place"
-VMM_GUEST_INCLUDE="$OLDPWD/../../vmm-sandbox/guest/include" timeout 600 venv/bin/python -m pytest -q tests
+export VMM_GUEST_INCLUDE="$OLDPWD/../../vmm-sandbox/guest/include" VMM_TEST_GUESTS="$OLDPWD/../tests/guests"
+limit=1200
+[ "${VMM_LONG:-}" != 1 ] || limit=7200
+timeout "$limit" venv/bin/python -m pytest -q -rs tests
 timeout 600 venv/bin/python -m pytest -q --doctest-modules --pyargs vmm
+if venv/bin/pip install --quiet --disable-pip-version-check mypy; then
+    venv/bin/python -m mypy --config-file "$OLDPWD/pyproject.toml" --package vmm
+else
+    echo "skipped: the types of the Python package: mypy cannot be had here (pip install mypy)"
+fi

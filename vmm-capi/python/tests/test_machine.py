@@ -133,6 +133,47 @@ def test_a_task_that_is_cancelled_stops_its_machine():
     assert asyncio.run(run()).ending is vmm.Ending.STOPPED
 
 
+def test_other_threads_work_while_a_guest_runs():
+    with machine(SPIN) as m:
+        done = []
+
+        def stop():
+            done.extend(range(1000))
+            m.stop()
+
+        thread = threading.Timer(0.01, stop)
+        thread.start()
+        assert m.run().ending is vmm.Ending.STOPPED
+        thread.join()
+        assert len(done) == 1000
+
+
+def test_exits_are_counted():
+    with machine(b"\xe6\x80" * 5 + HALT, accounting="times") as m:
+        m.run()
+        counts = {count.name: count for count in m.exits()}
+    assert counts["port out"].exits == 5 and counts["return"].exits == 1
+    with pytest.raises(vmm.WrongState, match="not counted"):
+        machine(HALT).exits()
+    with pytest.raises(ValueError, match="seconds"):
+        machine(HALT, accounting="seconds")
+
+
+def test_a_child_of_fork_has_nothing():
+    m = machine(HALT)
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            m.run()
+        except vmm.WrongProcess:
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitpid(child, 0) == (child, 0)
+    assert m.run().ending is vmm.Ending.HALTED
+
+
 def interrupt_me():
     """Sends this process SIGINT from another thread."""
     threading.Thread(target=os.kill, args=(os.getpid(), signal.SIGINT)).start()

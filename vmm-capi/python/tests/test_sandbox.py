@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import threading
 
 import pytest
 
@@ -125,6 +126,48 @@ def test_time_runs_out_and_the_sandbox_comes_back(program):
     assert sandbox.call("count", 1) == 1
     outcome = vmm.Sandbox(program, args=["program", "spin"], timeout=0.05).start()
     assert outcome.cause is vmm.Cause.TIMED_OUT
+
+
+def test_a_pool_lends_and_takes_back(ready):
+    with vmm.Pool(ready.snapshot(), 2) as pool:
+        with pool.take() as first, pool.take() as second:
+            assert (first.call("count", 3), second.call("count", 4)) == (3, 4)
+            with pytest.raises(TimeoutError):
+                pool.take(timeout=0.001)
+            assert pool.statistics().in_use == 2
+        with pool.take() as again:
+            assert again.call("count", 5) == 5
+        assert pool.statistics().resets >= 2
+        lent = pool.take()
+    assert lent.call("count", 6) == 6
+    lent.close()
+    with pytest.raises(vmm.BadConfig):
+        pool.take()
+
+
+def test_a_pool_serves_eight_threads(program):
+    sandbox = vmm.Sandbox(program)
+    sandbox.start()
+    counts = []
+    with vmm.Pool(sandbox.snapshot(), 3) as pool:
+
+        def work(n):
+            for _ in range(5):
+                with pool.take() as child:
+                    counts.append(child.call("count", n) - n)
+
+        threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert counts == [0] * 40
+
+
+def test_a_sandbox_counts(ready):
+    before = ready.statistics()
+    assert before.memory > 4096 and before.system_calls > 0
+    assert all(count > 0 for count in before.unknown_calls.values())
 
 
 def test_control_c_ends_a_call(program):

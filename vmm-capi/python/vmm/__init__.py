@@ -27,26 +27,36 @@ from .error import (
     WrongState,
 )
 from .device import Device, PowerOff, Reset
+from .disk import Disk, DiskStatistics
 from .library import version
-from .machine import Elf64, Linux, LongMode, Machine, Multiboot, RealMode
+from .log import log_to
+from .machine import Elf64, Exits, Linux, LongMode, Machine, Multiboot, Pvh, RealMode
 from .outcome import Cause, Ending, Outcome, State
-from .probe import KvmKind, Report, probe
-from .sandbox import Sandbox, Snapshot, int32
+from .pool import Pool, PoolStatistics
+from .probe import Inspection, KvmKind, Report, Way, inspect, probe
+from .sandbox import Sandbox, SandboxStatistics, Snapshot, int32
+from .virtio import Chain, Io, VirtioDevice
 
 __all__ = [
     "BadConfig",
     "BadImage",
     "Cause",
+    "Chain",
     "Device",
+    "Disk",
+    "DiskStatistics",
     "Elf64",
     "Ending",
     "Error",
+    "Exits",
     "GuestMemory",
     "HostError",
     "InCallback",
     "Incompatible",
+    "Inspection",
     "Internal",
     "Interrupted",
+    "Io",
     "KvmKind",
     "Linux",
     "LongMode",
@@ -56,18 +66,26 @@ __all__ = [
     "NotFound",
     "Outcome",
     "Poisoned",
+    "Pool",
+    "PoolStatistics",
     "PowerOff",
+    "Pvh",
     "RealMode",
     "Report",
     "Reset",
     "Sandbox",
+    "SandboxStatistics",
     "Snapshot",
     "SnapshotError",
     "State",
     "Unsupported",
+    "VirtioDevice",
+    "Way",
     "WrongProcess",
     "WrongState",
+    "inspect",
     "int32",
+    "log_to",
     "probe",
     "version",
 ]

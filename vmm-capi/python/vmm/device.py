@@ -62,6 +62,13 @@ class Device:
         """Interrupts the guest once, by the device's line; from any thread."""
         call(lib.vmm_device_interrupt, self._made or ffi.NULL)
 
+    def _add(self, config: Any) -> None:
+        lib.vmm_config_add_device(config, self._make())
+
+    def _close(self) -> None:
+        # C keeps the device, which keeps what C has of it.
+        self._made = None
+
     def _make(self) -> Any:
         made = ffi.new("vmm_device **")
         user = Kept.keep(self)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable
+from typing import Any, Callable, Optional
 
 from .library import ffi, lib, text
 
@@ -11,7 +11,7 @@ class Error(Exception):
     """Something failed; the message names the thing and the value."""
 
     #: The number of the operating system's error, 0 if that was not the cause.
-    errno: int = 0
+    errno: Optional[int] = 0
 
 
 class BadConfig(Error, ValueError):

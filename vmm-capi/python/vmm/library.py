@@ -6,7 +6,10 @@ import os
 from pathlib import Path
 from typing import Any, Optional
 
-from ._binding import ffi
+from . import _binding
+
+#: What cffi makes of the header.
+ffi: Any = _binding.ffi
 
 #: Functions of the library: `lib.vmm_...`. VMM_LIBRARY names another one than the package's own.
 lib: Any = ffi.dlopen(os.environ.get("VMM_LIBRARY", str(Path(__file__).parent / "libvmm.so")))
@@ -17,7 +20,7 @@ if not lib.vmm_abi_check(lib.VMM_ABI):
 
 def text(chars: Any) -> str:
     """A string of the library's."""
-    return ffi.string(chars).decode(errors="replace")
+    return str(ffi.string(chars), errors="replace")
 
 
 def version() -> str:

@@ -6,12 +6,14 @@ import asyncio
 import os
 import select
 from dataclasses import dataclass
-from typing import Any, Dict, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 from .device import Device
-from .error import call
+from .disk import Disk
+from .error import Error, call
 from .library import ffi, lib, path, text
 from .outcome import Outcome, State
+from .virtio import VirtioDevice
 
 PathName = Union[str, bytes, "os.PathLike[str]"]
 
@@ -30,14 +32,30 @@ class Linux:
 
 
 @dataclass(frozen=True)
-class Multiboot:
-    """Boots a kernel by Multiboot 1."""
+class Pvh:
+    """Boots a kernel that can be entered by PVH."""
 
     kernel: PathName
+    initrd: Optional[PathName] = None
     cmdline: Optional[str] = None
 
     def _boot(self, config: Any) -> None:
+        initrd = ffi.NULL if self.initrd is None else path(self.initrd)
+        lib.vmm_config_boot_pvh(config, path(self.kernel), initrd, _line(self.cmdline))
+
+
+@dataclass(frozen=True)
+class Multiboot:
+    """Boots a kernel by Multiboot 1. A module is a file, and a command line of its own or None."""
+
+    kernel: PathName
+    cmdline: Optional[str] = None
+    modules: Sequence[Tuple[PathName, Optional[str]]] = ()
+
+    def _boot(self, config: Any) -> None:
         lib.vmm_config_boot_multiboot(config, path(self.kernel), _line(self.cmdline))
+        for file, cmdline in self.modules:
+            lib.vmm_config_add_module(config, path(file), _line(cmdline))
 
 
 @dataclass(frozen=True)
@@ -71,10 +89,22 @@ class RealMode:
         lib.vmm_config_boot_real_mode(config, self.image, len(self.image))
 
 
+@dataclass(frozen=True)
+class Exits:
+    """How often a guest was left, for a reason or a device."""
+
+    name: str
+    is_device: bool
+    exits: int
+    #: How long the host worked on them, if that is measured.
+    seconds: float
+
+
 class Machine:
     """A virtual machine; also a context manager, which frees it.
 
-    `serial` is a pair of descriptors, input and output, either of which may be None.
+    `serial` is a pair of descriptors, input and output, either of which may be None. With
+    `accounting`, "counts" or "times", `exits` tells how often the guest was left.
 
     >>> machine = Machine(memory=1 << 20, boot=LongMode(b"\\xf4"), interrupts=False)
     >>> print(machine.run())
@@ -85,7 +115,7 @@ class Machine:
         self,
         *,
         memory: int,
-        boot: Union[Linux, Multiboot, Elf64, LongMode, RealMode],
+        boot: Union[Linux, Pvh, Multiboot, Elf64, LongMode, RealMode],
         vcpus: int = 1,
         backend: str = "auto",
         interrupts: bool = True,
@@ -93,7 +123,10 @@ class Machine:
         rtc: bool = False,
         i8042: bool = False,
         debug_exit: bool = False,
-        devices: Sequence[Device] = (),
+        rng: bool = False,
+        disks: Sequence[Disk] = (),
+        devices: Sequence[Union[Device, VirtioDevice]] = (),
+        accounting: Optional[str] = None,
     ) -> None:
         config = ffi.gc(lib.vmm_config_new(), lib.vmm_config_free)
         lib.vmm_config_set_backend(config, backend.encode())
@@ -110,16 +143,22 @@ class Machine:
         ):
             if wanted:
                 add(config)
+        if rng:
+            lib.vmm_config_add_rng(config, 0, 0)
+        if accounting is not None:
+            if accounting not in ("counts", "times"):
+                raise ValueError(f"accounting: {accounting!r}")
+            lib.vmm_config_set_accounting(config, accounting == "times")
         self._devices = tuple(devices)
-        for device in devices:
-            lib.vmm_config_add_device(config, device._make())
+        for added in (*disks, *devices):
+            added._add(config)
         made = ffi.new("vmm_machine **")
         call(lib.vmm_machine_new, config, made)
         self._machine = ffi.gc(made[0], lib.vmm_machine_free)
         self._handle = ffi.gc(lib.vmm_machine_handle(self._machine), lib.vmm_handle_free)
 
     _machine: Any = ffi.NULL
-    _devices: Tuple[Device, ...] = ()
+    _devices: Tuple[Union[Device, VirtioDevice], ...] = ()
     #: It is paused because a run was interrupted.
     _interrupted = False
 
@@ -138,8 +177,7 @@ class Machine:
         if machine:
             ffi.release(machine)
         for device in self._devices:
-            # C keeps the device, which keeps what C has of it.
-            device._made = None
+            device._close()
 
     @property
     def backend(self) -> str:
@@ -151,19 +189,21 @@ class Machine:
         """Runs the guest until it ends. Python's signal handlers run meanwhile; what they raise, as
         Ctrl-C raises KeyboardInterrupt, pauses it, and a further run goes on.
         """
-        if self._interrupted:
-            self._interrupted = False
-            self.resume()
-        else:
-            self.start()
         try:
+            # A signal may come as soon as it runs.
+            if self._interrupted:
+                self.resume()
+                self._interrupted = False
+            else:
+                self.start()
             while True:
                 select.select([self._event_fd()], [], [])
                 outcome = self.poll()
                 if outcome is not None:
                     return outcome
-        except (Exception, KeyboardInterrupt):
-            if self.state is State.RUNNING:
+        except BaseException as raised:
+            # A run that cannot begin may be somebody else's.
+            if not isinstance(raised, Error) and self.state is State.RUNNING:
                 self.pause()
                 self._interrupted = True
             raise
@@ -274,6 +314,25 @@ class Machine:
                 raise AttributeError(f"no register {name}")
         regs = ffi.new("vmm_regs *", {**known, **values})
         call(lib.vmm_machine_set_regs, self._machine, vcpu, regs)
+
+    def exits(self) -> List[Exits]:
+        """How often the guest was left until now, by reason and by device, if there is `accounting`.
+
+        >>> machine = Machine(
+        ...     memory=1 << 20, boot=LongMode(b"\\xe6\\x80\\xf4"), interrupts=False, accounting="counts")
+        >>> print(machine.run())
+        halted
+        >>> [(count.name, count.exits) for count in machine.exits()]
+        [('port out', 1), ('return', 1)]
+        """
+        made = ffi.new("vmm_exits **")
+        call(lib.vmm_machine_exits, self._machine, made)
+        exits = ffi.gc(made[0], lib.vmm_exits_free)
+        counts = (lib.vmm_exits_at(exits, n) for n in range(lib.vmm_exits_size(exits)))
+        return [
+            Exits(text(count.name), count.is_device, count.exits, count.ns / 1e9)
+            for count in counts
+        ]
 
     def _call(self, function: Any, *arguments: Any) -> None:
         """What a device raised is raised instead of what it led to."""

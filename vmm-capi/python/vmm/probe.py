@@ -1,12 +1,13 @@
-"""What this host can run."""
+"""What this host can run, and what an image is."""
 
 from __future__ import annotations
 
 import enum
+import os
 from dataclasses import dataclass
 
 from .error import call
-from .library import ffi, lib, text
+from .library import ffi, lib, path, text
 
 
 class KvmKind(enum.Enum):
@@ -30,6 +31,41 @@ class Report:
 
     def __str__(self) -> str:
         return self.text
+
+
+class Way(enum.Enum):
+    """A way to boot an image."""
+
+    #: None that this library knows.
+    NONE = lib.VMM_BOOT_NONE
+    #: `Linux`.
+    LINUX = lib.VMM_BOOT_LINUX
+    #: `Pvh`.
+    PVH = lib.VMM_BOOT_PVH
+    #: `Multiboot`.
+    MULTIBOOT = lib.VMM_BOOT_MULTIBOOT
+    #: `Elf64`.
+    ELF64 = lib.VMM_BOOT_ELF64
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What an image's headers say."""
+
+    best: Way
+    #: Each way, and why it is one or is none, in lines.
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def inspect(image: "os.PathLike[str] | str | bytes") -> Inspection:
+    """Looks at the headers of the image in this file: how can it be booted?"""
+    made = ffi.new("vmm_inspection **")
+    call(lib.vmm_inspect, path(image), made)
+    found = ffi.gc(made[0], lib.vmm_inspection_free)
+    return Inspection(Way(lib.vmm_inspection_best(found)), text(lib.vmm_inspection_text(found)))
 
 
 def probe() -> Report:

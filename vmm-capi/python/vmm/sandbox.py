@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Tuple, Union
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 from .error import call
-from .library import Kept, ffi, lib, nanoseconds, path
+from .library import Kept, ffi, lib, nanoseconds, path, text
 from .outcome import Outcome
 
 PathName = Union[str, bytes, "os.PathLike[str]"]
@@ -43,6 +44,18 @@ class _Raised(threading.local):
 
 
 _raised = _Raised()
+
+
+@dataclass(frozen=True)
+class SandboxStatistics:
+    """What a program has used and asked for."""
+
+    #: Bytes of memory in use, page tables included.
+    memory: int
+    #: How many were answered.
+    system_calls: int
+    #: Those that are not known here, by name.
+    unknown_calls: Dict[str, int]
 
 
 class Sandbox:
@@ -178,6 +191,18 @@ class Sandbox:
         """The same of standard error."""
         return self._take(lib.vmm_sandbox_take_stderr)
 
+    def statistics(self) -> SandboxStatistics:
+        """What the program has used and asked for so far."""
+        now = ffi.new("vmm_sandbox_statistics *", {"struct_size": ffi.sizeof("vmm_sandbox_statistics")})
+        call(lib.vmm_sandbox_get_statistics, self._sandbox, now)
+        size = lib.vmm_sandbox_unknown_calls(self._sandbox, ffi.NULL, 0) + 1
+        lines = ffi.new("char[]", size)
+        lib.vmm_sandbox_unknown_calls(self._sandbox, lines, size)
+        calls = (line.split() for line in text(lines).splitlines())
+        return SandboxStatistics(
+            now.memory, now.system_calls, {name: int(count) for name, count in calls}
+        )
+
     def snapshot(self) -> Snapshot:
         """Keeps what the sandbox is now."""
         made = ffi.new("vmm_snapshot **")
@@ -189,7 +214,7 @@ class Sandbox:
         call(lib.vmm_sandbox_reset, self._sandbox, to._snapshot)
 
     def _take(self, take: Any) -> bytes:
-        parts = []
+        parts: List[bytes] = []
         data = ffi.new("uint8_t[]", 65536)
         while True:
             count = take(self._sandbox, data, len(data))
