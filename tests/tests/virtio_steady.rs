@@ -99,12 +99,15 @@ impl Disk for Nothing {
 fn a_warm_device_allocates_nothing() {
     let file = tempfile::NamedTempFile::new().unwrap();
     file.as_file().set_len(1 << 20).unwrap();
+    let other = tempfile::NamedTempFile::new().unwrap();
+    other.as_file().set_len(1 << 20).unwrap();
     let (memory, gate) = (MemoryImage::new(1 << 20).unwrap(), Arc::new(Mutex::new(())));
     IS_COUNTED.set(true);
     let disks = [
         ("nothing", Block::new(Nothing)),
         ("memory", Block::image(Gated(memory, Arc::clone(&gate)))),
         ("file", Block::image(Gated(RawFile::open(&file).unwrap(), Arc::clone(&gate)))),
+        ("page cache", Block::open_read_only(&other)),
     ];
     for (name, block) in disks {
         let mut driver = Driver::new(block.unwrap()).unwrap();

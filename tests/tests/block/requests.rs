@@ -1,16 +1,24 @@
 //! Each type of request, what is refused, and what configuration space says.
 
 use std::{
-    sync::{Arc, Mutex},
+    io,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+        mpsc::{Receiver, channel},
+    },
     vec::Drain,
 };
 
 use vmm_core::{
     Result,
     memory::GuestAddress,
-    virtio::testing::{Descriptor, Driver},
+    virtio::{
+        Writable,
+        testing::{Descriptor, Driver},
+    },
 };
-use vmm_devices::{Block, Disk, MemoryImage, Operation, RateLimit, Request};
+use vmm_devices::{Block, Disk, Image, MemoryImage, Operation, RateLimit, Request};
 
 use crate::{
     DISCARD, FLUSH, GET_ID, IN, IO_ERROR, OK, OUT, UNSUPPORTED, WRITE_ZEROES, ask, flush, header,
@@ -245,4 +253,67 @@ fn what_the_limit_does_not_allow_comes_later_by_itself() {
 fn memory_that_there_is_not_is_refused() {
     let error = MemoryImage::new(!511).unwrap_err();
     assert_eq!(error.kind(), vmm_core::ErrorKind::BadConfig);
+}
+
+/// Reads on the spot what is before the middle; the rest waits for a signal.
+struct Half {
+    tried: Arc<AtomicUsize>,
+    go: Mutex<Receiver<()>>,
+}
+
+impl Image for Half {
+    fn len(&self) -> u64 {
+        1 << 20
+    }
+
+    fn read_at(&self, _: u64, data: &mut [u8]) -> io::Result<()> {
+        self.go.lock().unwrap().recv().map_err(|_| io::ErrorKind::BrokenPipe)?;
+        data.fill(2);
+        Ok(())
+    }
+
+    fn try_read_into(&self, at: u64, to: &Writable<'_>) -> io::Result<()> {
+        self.tried.fetch_add(1, SeqCst);
+        if at >= 512 << 10 {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        to.write(0, &vec![1; to.len() as usize]);
+        Ok(())
+    }
+
+    fn write_at(&self, _: u64, _: &[u8]) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_read_that_need_not_wait_is_done_at_once_unless_others_wait() {
+    let (go, gone) = channel();
+    let tried = Arc::new(AtomicUsize::new(0));
+    let image = Half { tried: Arc::clone(&tried), go: Mutex::new(gone) };
+    let mut driver = start(Block::image(image).unwrap());
+    let ask = |driver: &mut Driver, sector, len| {
+        driver.submit(0, &[&header(IN, sector)], &[len, 1]).unwrap();
+        driver.turn().unwrap();
+        driver.collect(0).unwrap()
+    };
+    let done = ask(&mut driver, 0, 512).unwrap();
+    assert_eq!((done.written, done.data[0], done.data[512]), (513, 1, OK));
+    // Nothing waits for it but its own thread.
+    assert_eq!(ask(&mut driver, 1024, 512), None);
+    assert_eq!(tried.load(SeqCst), 2);
+    assert_eq!(ask(&mut driver, 0, 512), None, "what comes behind is not tried");
+    assert_eq!(tried.load(SeqCst), 2);
+    for _ in 0..2 {
+        go.send(()).unwrap();
+        assert_eq!(driver.wait(0).unwrap().data[0], 2);
+    }
+    // Too long to keep other devices waiting: the thread reads it, in pieces.
+    assert_eq!(ask(&mut driver, 0, 64 << 10), None);
+    (0..4).for_each(|_| go.send(()).unwrap());
+    assert_eq!((driver.wait(0).unwrap().data[0], tried.load(SeqCst)), (2, 2));
 }

@@ -21,7 +21,7 @@ pub(super) struct View<'a>(pub(super) &'a Regions);
 impl<'a> View<'a> {
     /// The range, if it lies in one region.
     #[inline]
-    fn near(self, at: GuestAddress, len: usize) -> Option<GuestSlice<'a>> {
+    pub(super) fn near(self, at: GuestAddress, len: usize) -> Option<GuestSlice<'a>> {
         let region = self.0.find_region(at)?;
         let offset = at.0 - region.start_addr().0;
         region.get_slice(MemoryRegionAddress(offset), len).ok()

@@ -69,6 +69,11 @@ impl<T: Send + 'static> Worker<T> {
         self.give_all([job])
     }
 
+    /// Whether it has nothing to do: what is given now is begun at once.
+    pub fn is_idle(&self) -> bool {
+        self.shared.jobs().asleep
+    }
+
     /// Has several done, and wakes the thread once for all of them: it may be faster than who gives
     /// them one by one, and then sleeps and is woken for each.
     ///

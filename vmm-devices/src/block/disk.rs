@@ -60,7 +60,7 @@ pub trait Disk: Send + Sync + 'static {
 }
 
 /// Bytes that can be read and written at any place, by several threads at once. Calls may take their
-/// time: they are made on threads for nothing else.
+/// time: they are made on threads for nothing else, but for [`try_read_into`](Self::try_read_into).
 ///
 /// ```
 /// use std::io;
@@ -93,14 +93,10 @@ pub trait Disk: Send + Sync + 'static {
 /// # Ok(())
 /// # }
 /// ```
+#[expect(clippy::len_without_is_empty, reason = "no disk is empty")]
 pub trait Image: Send + Sync + 'static {
     /// As [`Disk::len`].
     fn len(&self) -> u64;
-
-    /// Whether it has no bytes.
-    fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
 
     /// Fills `data` with what is at `at`.
     ///
@@ -132,6 +128,17 @@ pub trait Image: Send + Sync + 'static {
             to.write(offset, data);
             Ok(())
         })
+    }
+
+    /// Fills a guest's buffers if that takes no waiting: neither for a device nor for a lock. Called
+    /// on the machine's reactor, with up to 32 KiB, while the image's thread has nothing to do; what
+    /// cannot be done there is read by [`read_into`](Self::read_into).
+    ///
+    /// # Errors
+    /// `WouldBlock` if it might wait, as it always might unless an image knows better; others as for
+    /// [`read_at`](Self::read_at).
+    fn try_read_into(&self, _at: u64, _to: &Writable<'_>) -> io::Result<()> {
+        Err(io::ErrorKind::WouldBlock.into())
     }
 
     /// Writes what is in a guest's buffers.
@@ -198,7 +205,14 @@ fn pieces(len: u64) -> impl Iterator<Item = (u64, usize)> {
     (0..len).step_by(BOUNCE).map(move |at| (at, (len - at).min(BOUNCE as u64) as usize))
 }
 
-/// An image as a disk: with a thread for each queue, from the first request on.
+/// The longest read that is tried on the reactor: longer ones would keep other devices, and a change
+/// of threads is little beside them.
+const MOST_AT_ONCE: u64 = 32 << 10;
+
+/// An image as a disk: with a thread for each queue, from the first request on that may wait.
+///
+/// To hand a request to a thread costs several times what a small read from the host's page cache
+/// does. So reads are tried on the spot, as long as none had to be handed over that is not done yet.
 pub struct Threaded<I> {
     image: Arc<I>,
     /// By queue, as far as there were requests.
@@ -229,6 +243,21 @@ impl<I: Image> Threaded<I> {
     }
 }
 
+/// Does the request if it is a read that takes no waiting, and gives it back if not.
+fn read_at_once(image: &dyn Image, request: Request) -> Option<Request> {
+    let Operation::Read { at, to } = request.operation() else { return Some(request) };
+    if to.len() > MOST_AT_ONCE {
+        return Some(request);
+    }
+    match image.try_read_into(at, &to) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Some(request),
+        result => {
+            request.finish(result);
+            None
+        }
+    }
+}
+
 fn perform(image: &dyn Image, request: &Request) -> io::Result<()> {
     match request.operation() {
         Operation::Read { at, to } => image.read_into(at, &to),
@@ -244,10 +273,18 @@ impl<I: Image> Disk for Threaded<I> {
         self.image.len()
     }
 
-    fn submit(&self, requests: Drain<'_, Request>) -> Result<()> {
+    fn submit(&self, mut requests: Drain<'_, Request>) -> Result<()> {
         let Some(queue) = requests.as_slice().first().map(Request::queue) else { return Ok(()) };
+        let worker = self.workers.get(queue).and_then(OnceLock::get);
+        let mut first = None;
+        if worker.is_none_or(Worker::is_idle) {
+            first = requests.find_map(|request| read_at_once(&*self.image, request));
+            if first.is_none() {
+                return Ok(());
+            }
+        }
         match self.worker(queue)? {
-            Some(worker) => worker.give_all(requests),
+            Some(worker) => worker.give_all(first.into_iter().chain(requests)),
             None => Ok(()),
         }
     }

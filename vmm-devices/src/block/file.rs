@@ -5,12 +5,13 @@ use std::{
     fmt,
     fs::{File, OpenOptions, TryLockError},
     io::{self, Seek, SeekFrom},
+    mem::MaybeUninit,
     os::{
         fd::AsRawFd,
         unix::fs::{FileExt, FileTypeExt, MetadataExt},
     },
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
 };
 
 use rustix::{
@@ -39,6 +40,8 @@ pub struct RawFile {
     /// A regular file, which can grow and shrink.
     is_regular: bool,
     block_size: u32,
+    /// Its file system knows reads that do not wait, as far as was tried.
+    has_nowait: AtomicBool,
 }
 
 impl RawFile {
@@ -94,7 +97,21 @@ impl RawFile {
         let block_size = u32::try_from(about.blksize()).ok().filter(|size| size.is_power_of_two());
         let block_size = block_size.unwrap_or(4096).clamp(SECTOR as u32, 4096);
         let (path, len, is_regular) = (path.to_owned(), AtomicU64::new(len), about.is_file());
-        Ok(Self { file, path, len, read_only, is_regular, block_size })
+        let has_nowait = AtomicBool::new(true);
+        Ok(Self { file, path, len, read_only, is_regular, block_size, has_nowait })
+    }
+
+    /// Reads as many bytes as one system call does.
+    fn read_some(&self, at: u64, to: &Writable<'_>, flags: i32) -> io::Result<u64> {
+        let mut vectors = Vectors::new();
+        let (list, count) = vectors.fill(to.slices());
+        let (file, from) = (self.file.as_raw_fd(), offset(at)?);
+        // SAFETY: the first `count` vectors are slices of guest memory, which stays mapped while `to`
+        // borrows it. The kernel writes there as another processor would; nothing here refers to
+        // those bytes.
+        let count = moved(unsafe { libc::preadv2(file, list, count, from, flags) })?;
+        to.part(0, count).slices().for_each(|slice| slice.bitmap().mark_dirty(0, slice.len()));
+        Ok(count)
     }
 
     /// Makes a hole, or zeros; `false` if this file system cannot.
@@ -111,23 +128,29 @@ impl RawFile {
 }
 
 /// Buffers of a guest as a system call takes them: as many as fit, none of it allocated.
-struct Vectors {
-    list: [libc::iovec; Self::MOST],
-    count: i32,
-}
+struct Vectors([MaybeUninit<libc::iovec>; Self::MOST]);
 
 impl Vectors {
     const MOST: usize = 64;
 
-    fn new<'a>(slices: impl Iterator<Item = GuestSlice<'a>>) -> Self {
-        let none = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
-        let mut vectors = Self { list: [none; Self::MOST], count: 0 };
-        for (vector, slice) in vectors.list.iter_mut().zip(slices) {
-            vector.iov_base = slice.ptr_guard_mut().as_ptr().cast();
-            vector.iov_len = slice.len();
-            vectors.count += 1;
+    /// Room for them, which is written where it is: to fill and move it would cost as much as a
+    /// small read.
+    const fn new() -> Self {
+        Self([const { MaybeUninit::uninit() }; Self::MOST])
+    }
+
+    /// Describes `slices`; gives where, and how many there are.
+    fn fill<'a>(
+        &mut self,
+        slices: impl Iterator<Item = GuestSlice<'a>>,
+    ) -> (*const libc::iovec, i32) {
+        let mut count = 0;
+        for (vector, slice) in self.0.iter_mut().zip(slices) {
+            let iov_base = slice.ptr_guard_mut().as_ptr().cast();
+            vector.write(libc::iovec { iov_base, iov_len: slice.len() });
+            count += 1;
         }
-        vectors
+        (self.0.as_ptr().cast(), count)
     }
 }
 
@@ -167,29 +190,35 @@ impl Image for RawFile {
     fn read_into(&self, at: u64, to: &Writable<'_>) -> io::Result<()> {
         let mut done = 0;
         while done < to.len() {
-            let rest = to.part(done, to.len());
-            let Vectors { list, count } = Vectors::new(rest.slices());
-            let (file, from) = (self.file.as_raw_fd(), offset(at + done)?);
-            // SAFETY: the first `count` vectors are slices of guest memory, which stays mapped while
-            // `to` borrows it. The kernel writes there as another processor would; nothing here
-            // refers to those bytes.
-            let count = moved(unsafe { libc::preadv(file, list.as_ptr(), count, from) })?;
-            rest.part(0, count)
-                .slices()
-                .for_each(|slice| slice.bitmap().mark_dirty(0, slice.len()));
-            done += count;
+            done += self.read_some(at + done, &to.part(done, to.len()), 0)?;
         }
         Ok(())
+    }
+
+    /// From the page cache alone. Not all that it has of a request, or an error, is left to the
+    /// thread, which finds out what it means.
+    fn try_read_into(&self, at: u64, to: &Writable<'_>) -> io::Result<()> {
+        if self.has_nowait.load(Relaxed) {
+            match self.read_some(at, to, libc::RWF_NOWAIT) {
+                Ok(count) if count == to.len() => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+                    self.has_nowait.store(false, Relaxed);
+                }
+                _ => {}
+            }
+        }
+        Err(io::ErrorKind::WouldBlock.into())
     }
 
     fn write_from(&self, at: u64, from: &Readable<'_>) -> io::Result<()> {
         let mut done = 0;
         while done < from.len() {
-            let Vectors { list, count } = Vectors::new(from.part(done, from.len()).slices());
+            let mut vectors = Vectors::new();
+            let (list, count) = vectors.fill(from.part(done, from.len()).slices());
             let (file, to) = (self.file.as_raw_fd(), offset(at + done)?);
             // SAFETY: the first `count` vectors are slices of guest memory, which stays mapped while
             // `from` borrows it. The kernel reads there as another processor would.
-            done += moved(unsafe { libc::pwritev(file, list.as_ptr(), count, to) })?;
+            done += moved(unsafe { libc::pwritev(file, list, count, to) })?;
         }
         Ok(())
     }

@@ -82,6 +82,14 @@ impl Image for MemoryImage {
         self.with(at, to.len(), |bytes| to.write(0, bytes)).map(|_| ())
     }
 
+    fn try_read_into(&self, at: u64, to: &Writable<'_>) -> io::Result<()> {
+        // Locked only by who writes it or makes it longer, or by a panic.
+        let Ok(data) = self.0.try_read() else { return Err(io::ErrorKind::WouldBlock.into()) };
+        let range = Self::range(&data, at, to.len())?;
+        to.write(0, data.get(range).unwrap_or_default());
+        Ok(())
+    }
+
     fn write_from(&self, at: u64, from: &Readable<'_>) -> io::Result<()> {
         self.change(at, from.len(), |bytes| from.read(0, bytes)).map(|_| ())
     }

@@ -292,6 +292,17 @@ impl<B: Image> Image for Overlay<B> {
         Ok(())
     }
 
+    fn try_read_into(&self, at: u64, to: &Writable<'_>) -> io::Result<()> {
+        for (offset, len, is_present) in self.runs(at, to.len()) {
+            let part = to.part(offset, len);
+            match is_present {
+                true => self.top.try_read_into(self.data + at + offset, &part)?,
+                false => self.base.try_read_into(at + offset, &part)?,
+            }
+        }
+        Ok(())
+    }
+
     fn write_from(&self, at: u64, from: &Readable<'_>) -> io::Result<()> {
         let write = |offset, len, to| self.top.write_from(to, &from.part(offset, len));
         self.change(at, from.len(), write)
