@@ -154,7 +154,7 @@ impl Cpu {
     }
 
     /// As [`run`](Self::run), for so many instructions at most: to the end of the block in which
-    /// they are complete.
+    /// they are complete. Exceptions, and a thousand rounds of a repetition, count as one.
     pub fn run_for(&mut self, instructions: u64, ram: &dyn Ram, io: &dyn Io) -> Exit {
         self.core.limit = self.core.instructions.saturating_add(instructions);
         let exit = self.enter(ram, io, false);
@@ -321,6 +321,8 @@ impl Cpu {
             self.core.rip = self.core.regs[PAGE].wrapping_add(u64::from(op.offset));
         }
         let stack = op.is_some_and(|op| op.scale & Op::STACK != 0);
+        // Where handlers fault at once no instruction is ever complete.
+        self.core.limit = self.core.limit.saturating_sub(1);
         let delivered = self.core.deliver(stack, world);
         self.forget_overwritten(world);
         if delivered { self.refused(None) } else { Some(Exit::TripleFault) }

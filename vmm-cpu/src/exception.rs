@@ -557,6 +557,20 @@ mod tests {
         assert_eq!(cpu.registers().rip, CODE);
     }
 
+    /// Or nobody could look at the clock any more.
+    #[test]
+    fn faults_without_end_count_as_instructions() {
+        let (mut cpu, ram) = machine(&[0x0f, 0x0b]);
+        system(&mut cpu, &ram);
+        // The handlers of #UD and #PF are where nothing is, the latter with a stack of its own.
+        for vector in [6, 14] {
+            ram.write(IDT + vector * 16 + 6, &[0x10]);
+            ram.write(IDT + vector * 16 + 4, &[1]);
+        }
+        assert_eq!(cpu.run_for(1000, &ram, &Nobody), Exit::Count);
+        assert_eq!((cpu.instructions(), cpu.registers().rip), (0, 0x10_0000 + HANDLERS + 14 * 16));
+    }
+
     #[test]
     fn double_faults_are_made_as_the_manual_says() {
         let fault = |vector| Exception::with_code(vector, 0);

@@ -17,25 +17,38 @@ const CODE: u64 = 0xa000;
 const STACK: u64 = 0x1_0000;
 
 /// Bytes, and zeros when they are used up.
-struct Source<'a>(&'a [u8]);
+pub(crate) struct Source<'a>(&'a [u8]);
 
-impl Source<'_> {
-    fn byte(&mut self) -> u8 {
+impl<'a> Source<'a> {
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
+        Self(bytes)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// One of these.
+    pub(crate) fn of<'t, T>(&mut self, these: &'t [T]) -> &'t T {
+        &these[usize::from(self.byte()) % these.len()]
+    }
+
+    pub(crate) fn byte(&mut self) -> u8 {
         let Some((first, rest)) = self.0.split_first() else { return 0 };
         self.0 = rest;
         *first
     }
 
-    fn word(&mut self) -> u64 {
+    pub(crate) fn word(&mut self) -> u64 {
         u64::from_le_bytes(std::array::from_fn(|_| self.byte()))
     }
 
-    /// An address in or near memory, or any value.
-    fn value(&mut self) -> u64 {
+    /// An address in or near memory of so many pages, or any value.
+    pub(crate) fn value(&mut self, pages: usize) -> u64 {
         let (how, offset) = (self.byte(), u64::from(self.byte()) << 8 | u64::from(self.byte()));
         match how % 8 {
             0 | 1 => CODE + offset % 0x2000,
-            2 | 3 => offset % (PAGES as u64 * 4096 + 64),
+            2 | 3 => offset % (pages as u64 * 4096 + 64),
             4 => (offset as i16) as u64,
             5 => 1 << (offset % 64),
             6 => 0x0000_8000_0000_0000_u64.wrapping_add_signed(i64::from(offset as i8)),
@@ -49,7 +62,7 @@ impl Source<'_> {
 /// # Panics
 /// If the CPU does what it must not: hang, panic, or come to a state that it does not take back.
 pub fn survives(input: &[u8]) {
-    let mut source = Source(input);
+    let mut source = Source::new(input);
     let Ok(ram) = Guarded::new(PAGES) else { return };
     kernel(&ram);
     let mut cpu = Cpu::new(Arc::new(CodeMap::new()));
@@ -57,7 +70,7 @@ pub fn survives(input: &[u8]) {
     // What is overwritten: tables, descriptors, gates, code.
     for _ in 0..source.byte() % 12 {
         let at = u64::from(source.byte()) << 8 | u64::from(source.byte());
-        ram.write(at, &source.value().to_le_bytes());
+        ram.write(at, &source.value(PAGES).to_le_bytes());
     }
     ram.write(CODE, source.0);
     if cpu.set_state(&state).is_err() {
@@ -76,7 +89,7 @@ pub fn survives(input: &[u8]) {
 }
 
 /// The state without the time-stamp counter, which goes on.
-fn timeless(cpu: &Cpu) -> State {
+pub(crate) fn timeless(cpu: &Cpu) -> State {
     const TSC: u32 = 0x10;
     let mut state = cpu.state();
     state.msrs.retain(|(index, _)| *index != TSC);
@@ -85,7 +98,7 @@ fn timeless(cpu: &Cpu) -> State {
 
 /// Runs for a while that no clock measures.
 fn runs(cpu: &mut Cpu, ram: &Guarded) {
-    let io = Patience { attention: cpu.attention(), left: Cell::new(500) };
+    let io = Patience::new(cpu, 500);
     for _ in 0..4 {
         let exit = cpu.run_for(1_000, ram, &io);
         assert!(!matches!(exit, Exit::Step | Exit::Io), "{exit:?} was not asked for");
@@ -97,12 +110,16 @@ fn runs(cpu: &mut Cpu, ram: &Guarded) {
 
 /// As [`Nobody`], for so many accesses. A string instruction counts as one and can have billions of
 /// them; it must come back in the middle when called.
-struct Patience {
+pub(crate) struct Patience {
     attention: Attention,
     left: Cell<u32>,
 }
 
 impl Patience {
+    pub(crate) fn new(cpu: &Cpu, accesses: u32) -> Self {
+        Self { attention: cpu.attention(), left: Cell::new(accesses) }
+    }
+
     fn wears(&self) -> ControlFlow<()> {
         self.left.set(self.left.get().saturating_sub(1));
         if self.left.get() == 0 {
@@ -161,8 +178,8 @@ fn state(default: &State, source: &mut Source<'_>) -> State {
     let (code, data) = if user { (0x33, 0x2b) } else { (0x10, 0x18) };
     state.segments = [Segment::data(data, dpl); 6];
     state.segments[1] = Segment::code64(code, dpl);
-    state.segments[4].base = source.value();
-    state.segments[5].base = source.value();
+    state.segments[4].base = source.value(PAGES);
+    state.segments[5].base = source.value(PAGES);
     state.gdtr = Table { base: GDT, limit: 79 };
     state.idtr = Table { base: IDT, limit: 0xfff };
     state.tr = Segment::task(0x40, TSS, 0x67);
@@ -171,9 +188,9 @@ fn state(default: &State, source: &mut Source<'_>) -> State {
     state.cr4 ^= source.word() & 0x37_0fff & u64::from(source.byte()).wrapping_mul(0x0101_0101);
     state.efer ^= u64::from(source.byte() & 9) << 8 & 0x801;
     state.registers.rflags = source.word() & 0x3f_7fd7 | 2;
-    state.registers.rip = if source.byte().is_multiple_of(8) { source.value() } else { CODE };
+    state.registers.rip = if source.byte().is_multiple_of(8) { source.value(PAGES) } else { CODE };
     for register in &mut state.registers.general {
-        *register = source.value();
+        *register = source.value(PAGES);
     }
     let fill = source.byte();
     for byte in state.xsave.iter_mut().skip(32).take(384) {

@@ -9,6 +9,7 @@ pub mod arena;
 pub mod case;
 pub mod codes;
 pub mod compare;
+pub mod disorder;
 pub mod features;
 pub mod generate;
 pub mod native;

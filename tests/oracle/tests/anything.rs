@@ -1,6 +1,8 @@
-//! The fuzz target's check, with random inputs: a short run of what fuzz/ does for long.
+//! The fuzz targets' checks, with random inputs: a short run of what fuzz/ does for long.
 
-use vmm_oracle::{anything::survives, codes, generate::Generator, operands::Form, random::Random};
+use vmm_oracle::{
+    anything::survives, codes, disorder, generate::Generator, operands::Form, random::Random,
+};
 
 #[test]
 fn any_bytes_as_code_state_and_tables() {
@@ -11,6 +13,16 @@ fn any_bytes_as_code_state_and_tables() {
         // Small bytes, so that registers mostly lead into memory.
         input.iter_mut().for_each(|byte| *byte = random.integer() as u8);
         survives(&input);
+    }
+}
+
+#[test]
+fn any_tables_descriptors_gates_and_registers_in_any_mode() {
+    let mut random = Random::new(14);
+    for _ in 0..3000 {
+        let len = 300 + random.below(300) as usize;
+        let input: Vec<u8> = (0..len).map(|_| random.bits() as u8).collect();
+        disorder::survives(&input);
     }
 }
 

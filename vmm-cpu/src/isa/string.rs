@@ -296,6 +296,7 @@ fn repeat<W: Word, E: Element>(core: &mut Core, op: &Op, world: &World<'_>) -> D
             // each iteration is, for each can be trapped.
             if !core.careful {
                 core.instructions = core.instructions.wrapping_sub(1);
+                core.limit = core.limit.saturating_sub(1);
             }
             core.rip = core.regs[PAGE].wrapping_add(u64::from(op.offset));
             return Err(Stop::Jump);
