@@ -277,6 +277,7 @@ impl Core {
         } else {
             first
         };
+        self.watch(linear, len, access);
         Ok(Span { offset, split, len, places: [first, second] })
     }
 
@@ -292,6 +293,7 @@ impl Core {
         let physical = self.walk(linear, access, world)?;
         let place = Place { physical, page: Lent::from(world.ram, physical) };
         let writes = access == Access::Write;
+        let watched = self.watches_page(linear);
         let Some(page) = (if writes { place.target() } else { place.source() }) else {
             // What a device does cannot be undone or done twice.
             return if self.careful { Ok(place) } else { Err(Stop::Careful) };
@@ -300,7 +302,9 @@ impl Core {
             world.ram.dirty(physical / PAGE_SIZE);
         }
         let freely = writes && !world.code_map.has_code(page.identity());
-        self.tlb.entry_mut(linear).learn(linear, page, freely, false);
+        if !watched {
+            self.tlb.entry_mut(linear).learn(linear, page, freely, false);
+        }
         Ok(place)
     }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::{
     code::CodeMap,
     cpuid::Cpuid,
+    debug::Debug,
     exception::Exception,
     flags::{Flags, STATUS},
     io::Io,
@@ -47,6 +48,7 @@ pub(crate) struct Core {
     pub(crate) system: System,
     pub(crate) signals: Signals,
     pub(crate) cpuid: Cpuid,
+    pub(crate) debug: Debug,
     /// The current instruction is executed on its own: it may reach devices and overwrite code.
     pub(crate) careful: bool,
     /// Somebody wished that the run end.
@@ -88,6 +90,7 @@ impl Core {
             system: System::default(),
             signals: Signals::default(),
             cpuid: Cpuid::new(),
+            debug: Debug::default(),
             careful: false,
             leave: false,
             fault: None,

@@ -12,7 +12,6 @@ use crate::{
     code::{Code, CodeMap, Run},
     core::{Core, World},
     decode::{BLOCK_BYTES, Block, Decoder},
-    exception::{Exception, Vector},
     flags::TF,
     io::Io,
     op::{Op, Stop},
@@ -185,12 +184,8 @@ impl Cpu {
             let traps = self.core.other_flags & TF != 0;
             // What waits is looked at again right behind an instruction in the shadow.
             let waits = self.core.is_signalled() && self.core.is_in_shadow();
-            let before = self.core.instructions;
-            let alone = step || traps || waits;
-            let exit = if alone { self.one(&world) } else { self.many(&world) };
-            // After an exception nothing is trapped: its handler begins.
-            let traps = traps && self.core.instructions != before;
-            let exit = exit.or_else(|| if traps { self.trap(&world) } else { None });
+            let alone = step || traps || waits || self.core.is_debugged();
+            let exit = if alone { self.alone(&world) } else { self.many(&world) };
             if let Some(exit) = exit.or(step.then_some(Exit::Step)) {
                 return exit;
             }
@@ -276,6 +271,18 @@ impl Cpu {
         }
     }
 
+    /// Executes one instruction, with the breakpoint before it and the traps behind it.
+    fn alone(&mut self, world: &World<'_>) -> Option<Exit> {
+        if !self.core.begins() {
+            return self.deliver(None, world);
+        }
+        let before = self.core.instructions;
+        let exit = self.one(world);
+        // After an exception nothing is trapped: its handler begins.
+        let traps = exit.is_none() && self.core.instructions != before && self.core.traps();
+        if traps { self.deliver(None, world) } else { exit }
+    }
+
     /// Executes one instruction, on its own.
     fn one(&mut self, world: &World<'_>) -> Option<Exit> {
         match self.decode_one(world) {
@@ -334,13 +341,6 @@ impl Cpu {
             self.core.rip = self.core.regs[PAGE].wrapping_add(u64::from(op.offset));
         }
         self.core.refused.take().map(Exit::Unsupported)
-    }
-
-    /// The exception after an instruction that was executed with TF set.
-    fn trap(&mut self, world: &World<'_>) -> Option<Exit> {
-        self.core.system.dr6 |= 1 << 14;
-        self.core.raise(Exception::new(Vector::Debug));
-        self.deliver(None, world)
     }
 
     /// Forgets the blocks that the last instruction has overwritten.

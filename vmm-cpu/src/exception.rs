@@ -8,7 +8,7 @@ use crate::{
     regs::RSP,
     segment::{error_code, is_null},
     state::{Segment, rights},
-    system::{CS, SS},
+    system::{CS, DR7_GD, SS},
     tlb::View,
 };
 
@@ -249,6 +249,10 @@ impl Core {
     /// Enters the handler of an event, whole or not at all.
     fn transfer(&mut self, event: &Event, world: &World<'_>) -> Result<(), Stop> {
         let done = self.enter_handler(event, world);
+        if done.is_ok() && event.vector == Vector::Debug as u8 && !event.software {
+            // Or the handler could not look at the registers.
+            self.system.dr7 &= !DR7_GD;
+        }
         // What was changed for the accesses to the new stack.
         self.refresh_mode();
         if done.is_err() {

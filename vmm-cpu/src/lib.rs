@@ -15,6 +15,7 @@ mod code;
 mod core;
 mod cpu;
 mod cpuid;
+mod debug;
 mod decode;
 mod exception;
 mod flags;

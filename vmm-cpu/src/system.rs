@@ -206,12 +206,16 @@ impl Default for System {
 pub(crate) const DR6_FIXED: u64 = 0xffff_0ff0;
 /// Those that can be: B0 to B3, BD, BS, BT.
 pub(crate) const DR6_BITS: u64 = 0xe00f;
+/// DR6.BS: an instruction was executed with TF set.
+pub(crate) const DR6_BS: u64 = 1 << 14;
 /// DR6.BD: a debug register was accessed while DR7.GD was set.
 pub(crate) const DR6_BD: u64 = 1 << 13;
 /// The bit of DR7 that is always set.
 pub(crate) const DR7_FIXED: u64 = 1 << 10;
 /// Those that can be (Intel SDM 3-17.2.4).
 pub(crate) const DR7_BITS: u64 = 0xffff_23ff;
+/// The bits of DR7 that arm breakpoints, locally and globally.
+pub(crate) const DR7_ENABLED: u64 = 0xff;
 /// DR7.GD: the next access to a debug register is #DB.
 pub(crate) const DR7_GD: u64 = 1 << 13;
 

@@ -49,6 +49,7 @@ fn syscall(core: &mut Core, op: &Op, _: &World<'_>) -> Done {
     core.regs[RCX] = core.within(next.wrapping_sub(core.code_base));
     core.regs[R11] = core.rflags() & !RF;
     core.set_rflags(core.rflags() & !(mask | RF));
+    core.step_anew();
     core.go_to(Segment::code64(selector, 0), entry, 0);
     core.jumped()
 }

@@ -188,7 +188,6 @@ impl Core {
         };
         self.privileged()?;
         if self.system.dr7 & DR7_GD != 0 {
-            self.system.dr7 &= !DR7_GD;
             self.system.dr6 |= DR6_BD;
             return Err(self.raise(Exception::new(Vector::Debug)));
         }
@@ -211,11 +210,13 @@ fn write_debug(core: &mut Core, op: &Op, _: &World<'_>) -> Done {
     if number >= 6 && value >> 32 != 0 {
         return Err(core.general_protection(0));
     }
+    let before = core.system.dr7;
     match number {
         6 => core.system.dr6 = value & DR6_BITS | DR6_FIXED,
         7 => core.system.dr7 = value & DR7_BITS | DR7_FIXED,
         n => core.system.dr[usize::from(n & 3)] = value,
     }
+    core.rearm(before);
     core.leave_block(op)
 }
 

@@ -58,6 +58,7 @@ fn enter(core: &mut Core, op: &Op, transfer: impl FnOnce(&mut Core) -> Done) -> 
     }
     core.rip = core.regs[PAGE].wrapping_add(op.next());
     transfer(core)?;
+    core.step_anew();
     Err(Stop::Jump)
 }
 
@@ -102,7 +103,11 @@ fn back<W: Word>(core: &mut Core, _: &Op, world: &World<'_>) -> Done {
 impl Core {
     /// Sets those flags in `width` that IRET may set at this privilege level.
     pub(super) fn restore_flags(&mut self, image: u64, width: u64) {
-        let mut mask = STATUS | TF | DF | NT | RF | AC | ID;
+        let mut mask = STATUS | TF | DF | NT | AC | ID;
+        // It is for breakpoints alone.
+        if self.is_debugged() {
+            mask |= RF;
+        }
         if self.has_io_privilege() {
             mask |= IF;
         }

@@ -45,6 +45,7 @@ impl Core {
     }
 
     fn input<W: Word>(&mut self, port: u16, world: &World<'_>) -> W {
+        self.watch_port(port, W::BYTES);
         let mut bytes = [0; 8];
         let flow = world.io.port_in(port, &mut bytes[..W::BYTES as usize]);
         self.leave |= flow.is_break();
@@ -53,6 +54,7 @@ impl Core {
     }
 
     fn output<W: Word>(&mut self, port: u16, value: W, world: &World<'_>) {
+        self.watch_port(port, W::BYTES);
         let bytes = value.zext().to_le_bytes();
         self.leave |= world.io.port_out(port, &bytes[..W::BYTES as usize]).is_break();
         self.after_io(world);

@@ -75,6 +75,7 @@ impl Core {
             SS => {
                 self.load_stack(selector, world)?;
                 self.cast_shadow(op);
+                self.be_quiet(self.regs[PAGE].wrapping_add(op.next()));
                 Ok(())
             }
             number => self.load_data(number, selector, world),
