@@ -16,11 +16,12 @@ use vmm_sandbox::{Builder, Outcome, Sandbox};
 use crate::{
     bare::Bare,
     create,
-    sample::{Samples, nanoseconds, pairs, print, print_pair},
+    sample::{nanoseconds, pairs, print_pair},
     trip,
 };
 
 const PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/sandbox/sandbox"));
+const SMALL: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/sandbox/small"));
 
 /// Calls in one sample.
 const CALLS: u64 = 500;
@@ -30,10 +31,9 @@ const SANDBOXES: u32 = 100;
 const MEMORY: u64 = 64 << 20;
 
 pub(crate) fn rows() {
-    let file = File::new();
     calls();
-    compute(&file);
-    creation(&file);
+    compute(&File::new("large", PROGRAM));
+    creation(&File::new("small", SMALL));
 }
 
 fn calls() {
@@ -100,20 +100,47 @@ fn creation(file: &File) {
     };
     let row = pairs(40, || create::measure(output), || create::measure(issue));
     print_pair("sandbox: from file to its output", &row);
+    // Now and then the host's kernel waits for a grace period before it makes a VM.
+    let row = pairs(40, || processor_time(output), || processor_time(issue));
+    print_pair("  without waits", &row);
     let whole = || {
-        let mut sandbox = file.sandbox("end").build().unwrap();
+        let mut sandbox = Sandbox::program(&file.0).build().unwrap();
         assert_eq!(sandbox.start().unwrap(), Outcome::Exited(0));
     };
-    print("sandbox: from file, empty main, dropped", &Samples::take(40, || nanoseconds(whole)));
-    // What is idle is so for all processors together.
-    if thread::available_parallelism().is_ok_and(|processors| processors.get() == 1) {
-        let busy = || {
-            let before = idle();
-            let time = nanoseconds(|| (0..SANDBOXES).for_each(|_| whole()));
-            (time - (idle() - before)) / f64::from(SANDBOXES)
-        };
-        print("sandbox: the same, without waits", &Samples::take(3, busy));
-    }
+    let print_whole = |what: &str| {
+        let row = pairs(40, || nanoseconds(whole), || nanoseconds(|| drop(issue())));
+        print_pair(&format!("sandbox: from file, empty main, dropped{what}"), &row);
+        // What is idle is so for all processors together.
+        if thread::available_parallelism().is_ok_and(|processors| processors.get() == 1) {
+            let row = pairs(3, || busy(whole), || busy(|| drop(issue())));
+            print_pair("  without waits", &row);
+        }
+    };
+    print_whole("");
+    // Linux patches its code when the first vCPU without a local APIC comes and the last one goes.
+    let another = output();
+    print_whole(", beside another");
+    drop(another);
+}
+
+/// Nanoseconds of this thread's processor time for `make`, not for dropping what it made.
+fn processor_time<T>(make: impl FnOnce() -> T) -> f64 {
+    let now = || {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+        1e9 * time.tv_sec as f64 + time.tv_nsec as f64
+    };
+    let before = now();
+    let made = make();
+    let time = now() - before;
+    drop(made);
+    time
+}
+
+/// Nanoseconds that the one processor is busy for `work`.
+fn busy<T>(mut work: impl FnMut() -> T) -> f64 {
+    let before = idle();
+    let time = nanoseconds(|| (0..SANDBOXES).for_each(|_| drop(work())));
+    (time - (idle() - before)) / f64::from(SANDBOXES)
 }
 
 /// For how many nanoseconds the processor had nothing to do (proc(5), uptime); to 10 ms.
@@ -122,13 +149,13 @@ fn idle() -> f64 {
     1e9 * text.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap()
 }
 
-/// The program as a file, which goes with this.
+/// A program as a file, which goes with this.
 struct File(PathBuf);
 
 impl File {
-    fn new() -> Self {
-        let path = env::temp_dir().join(format!("vmm-benches-{}", process::id()));
-        fs::write(&path, PROGRAM).unwrap();
+    fn new(name: &str, program: &[u8]) -> Self {
+        let path = env::temp_dir().join(format!("vmm-benches-{}-{name}", process::id()));
+        fs::write(&path, program).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
         Self(path)
     }

@@ -18,7 +18,7 @@ use crate::{
     files::{Files, Handle},
     grant::{self, Access, Mount},
     limits::{Ask, Limits, Watch},
-    load::{self, Program, Start},
+    load::{self, Program, Source, Start},
     process::{Counts, Heap, Process},
     sandbox::{Parts, Sandbox},
     space::{PAGE, Space},
@@ -236,8 +236,8 @@ impl Builder {
     /// fit the memory, or a setting is out of range; `Host` if its file or a directory cannot be
     /// opened, or the host gives no VM; `NoHypervisor` if there is none.
     pub fn build(self) -> Result<Sandbox> {
-        let (image, name) = self.image.read()?;
-        let program = Program::parse(image)?;
+        let (image, name) = self.image.open()?;
+        let program = Program::parse(&image)?;
         let hypervisor = match self.hypervisor {
             Some(hypervisor) => hypervisor,
             None => host::best(Need::Program)?.into(),
@@ -259,6 +259,7 @@ impl Builder {
         let (layout, rsp) = load::load(
             &mut space,
             &program,
+            &image,
             &Start {
                 arguments: self.arguments.as_deref().unwrap_or(std::slice::from_ref(&name)),
                 environment: &self.environment,
@@ -306,16 +307,16 @@ impl Builder {
 }
 
 impl Image {
-    /// The bytes, and what the program is called.
-    fn read(self) -> Result<(Cow<'static, [u8]>, Vec<u8>)> {
+    /// Where the bytes are, and what the program is called.
+    fn open(self) -> Result<(Source, Vec<u8>)> {
         match self {
-            Self::Bytes(image) => Ok((image, b"program".to_vec())),
+            Self::Bytes(image) => Ok((Source::Bytes(image), b"program".to_vec())),
             Self::Path(path) => {
-                let image = std::fs::read(&path).map_err(|error| {
+                let image = Source::open(&path).map_err(|error| {
                     let doing = format!("reading {}", path.display());
                     Error::host(doing, error.raw_os_error().unwrap_or(libc::EIO))
                 })?;
-                Ok((image.into(), path.into_os_string().into_vec()))
+                Ok((image, path.into_os_string().into_vec()))
             }
         }
     }

@@ -19,7 +19,7 @@ use self::input::Input;
 use crate::{
     Access, Sandbox,
     call::{CALL_HOST, HostFunctions},
-    load::{self, Program, Start},
+    load::{self, Program, Source, Start},
     space::{PAGE, Protection, Space},
     syscall,
 };
@@ -131,7 +131,8 @@ pub fn program(input: &[u8]) {
     let refused = |error: vmm_core::Error| {
         assert!(matches!(error.kind(), ErrorKind::BadConfig | ErrorKind::BadImage), "{error}");
     };
-    let mut program = match Program::parse(image.into()) {
+    let source = Source::from(image);
+    let mut program = match Program::parse(&source) {
         Ok(program) => program,
         Err(error) => return refused(error),
     };
@@ -150,7 +151,7 @@ pub fn program(input: &[u8]) {
         gid: 0,
         hardware: 0,
     };
-    match load::load(&mut space, &program, &start) {
+    match load::load(&mut space, &program, &source, &start) {
         Ok((layout, _)) => assert!(layout.heap % PAGE == 0 && space.used() <= MEMORY),
         Err(error) => refused(error),
     }

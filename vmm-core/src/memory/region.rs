@@ -6,11 +6,13 @@ mod template;
 use std::{
     fmt,
     fs::File,
+    io,
+    os::unix::fs::FileExt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use rustix::{
-    fs::{FallocateFlags, MemfdFlags, SealFlags},
+    fs::{FallocateFlags, MemfdFlags, SealFlags, SeekFrom},
     io::Errno,
     mm::{Advice, MapFlags, MprotectFlags, ProtFlags},
 };
@@ -139,6 +141,57 @@ impl RamRegion {
         self.write_zeros(last, end)
     }
 
+    /// Copies `data` to `offset`, for much at once: a memfd takes it without being touched through
+    /// the mapping, so that none of its pages is filled with zeros first and faulted in.
+    ///
+    /// # Errors
+    /// `GuestMemory` if it leaves the region; `Host` if the host has no memory.
+    pub fn copy_slice(&self, offset: u64, data: &[u8]) -> Result<()> {
+        let len = data.len() as u64;
+        self.fill(offset, len, |memfd| memfd.write_all_at(data, offset)).unwrap_or_else(|| {
+            let written = self.write_slice(data, MemoryRegionAddress(offset));
+            written.map_err(|error| outside(self, offset, len, &error))
+        })
+    }
+
+    /// Copies `len` bytes from `from` on of a regular file to `offset`. Where RAM is a memfd, nothing
+    /// of it comes to this process.
+    ///
+    /// # Errors
+    /// As for [`copy_slice`](Self::copy_slice), and `Host` if the file cannot be read or ends before.
+    pub fn copy_file(&self, offset: u64, len: u64, file: &File, from: u64) -> Result<()> {
+        let copied = self.fill(offset, len, |memfd| send_file(file, from, memfd, offset, len));
+        copied.unwrap_or_else(|| {
+            let mut done = 0;
+            let mut buffer = vec![0; ZEROS.len().min(len as usize)];
+            while done < len {
+                let part = (buffer.len() as u64).min(len - done);
+                let buffer = &mut buffer[..part as usize];
+                file.read_exact_at(buffer, from + done).host(|| "reading a file into RAM")?;
+                self.copy_slice(offset + done, buffer)?;
+                done += part;
+            }
+            Ok(())
+        })
+    }
+
+    /// Has the memfd filled and the pages marked; `None` if there is no memfd that may be written.
+    fn fill(
+        &self,
+        offset: u64,
+        len: u64,
+        write: impl FnOnce(&File) -> io::Result<()>,
+    ) -> Option<Result<()>> {
+        let Backing::Memfd(memfd) = &*self.mapping.raw.backing() else { return None };
+        let is_inside = offset.checked_add(len).is_some_and(|end| end <= self.len());
+        let filled = match is_inside {
+            true => write(memfd).host(|| "copying to guest RAM"),
+            false => Err(outside(self, offset, len, &"no such range")),
+        };
+        self.bitmap().mark_dirty(offset as usize, len as usize);
+        Some(filled)
+    }
+
     fn write_zeros(&self, start: u64, end: u64) -> guest_memory::Result<()> {
         (start..end).step_by(ZEROS.len()).try_for_each(|at| {
             let part = (end - at).min(ZEROS.len() as u64);
@@ -161,6 +214,26 @@ impl RamRegion {
 
 /// As many as are written at once; to give more back to the host is faster than to write them.
 static ZEROS: [u8; 0x1_0000] = [0; 0x1_0000];
+
+fn outside(region: &RamRegion, offset: u64, len: u64, why: &dyn fmt::Display) -> Error {
+    Error::guest_memory(format!("{len:#x} bytes at {offset:#x} of RAM at {region}: {why}"))
+}
+
+/// Has the kernel copy from one file to another.
+fn send_file(from: &File, mut at: u64, memfd: &File, offset: u64, len: u64) -> io::Result<()> {
+    // It writes where the descriptor stands; nobody else uses that.
+    rustix::fs::seek(memfd, SeekFrom::Start(offset))?;
+    let mut left = len as usize;
+    while left > 0 {
+        match rustix::fs::sendfile(memfd, from, Some(&mut at), left) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(sent) => left -= sent,
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(())
+}
 
 const RW: ProtFlags = ProtFlags::READ.union(ProtFlags::WRITE);
 
@@ -391,7 +464,45 @@ impl fmt::Debug for RamRegion {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::memory::GuestMemory;
+    use crate::{ErrorKind, memory::GuestMemory};
+
+    #[test]
+    fn much_at_once_comes_from_memory_and_from_files() {
+        let data: Vec<u8> = (0..3 * PAGE_SIZE as usize + 5).map(|n| (n % 251) as u8).collect();
+        let file = sealed_memfd(data.len() as u64).unwrap();
+        file.write_all_at(&data, 0).unwrap();
+        let len = 16 * PAGE_SIZE;
+        let view = {
+            let parent = RamRegion::memfd(GuestAddress(0), len).unwrap();
+            parent.freeze(len, &PageSet::new()).unwrap();
+            parent
+        };
+        let others =
+            [RamRegion::anonymous, RamRegion::memfd].map(|make| make(GuestAddress(0), len));
+        for region in others.into_iter().map(Result::unwrap).chain([view]) {
+            region.copy_slice(PAGE_SIZE, &data).unwrap();
+            region.copy_file(8 * PAGE_SIZE + 1, PAGE_SIZE + 9, &file, 3).unwrap();
+            let read = |at, len: usize| {
+                let mut read = vec![0; len];
+                region.read_slice(&mut read, MemoryRegionAddress(at)).unwrap();
+                read
+            };
+            assert_eq!(read(PAGE_SIZE, data.len()), data);
+            assert_eq!(read(8 * PAGE_SIZE + 1, 4105), data[3..3 + 4105]);
+            assert_eq!(read(8 * PAGE_SIZE, 1), [0]);
+            let mut marked = PageSet::new();
+            region.take_written(&mut marked);
+            assert!(marked.runs().eq([1..5, 8..10]), "{:?}", marked.runs().collect::<Vec<_>>());
+            let short = region.copy_file(0, PAGE_SIZE, &file, data.len() as u64 - 1);
+            assert_eq!(short.unwrap_err().kind(), ErrorKind::Host);
+            let beyond = region.copy_slice(len - 1, &[1, 2]).unwrap_err();
+            assert_eq!(beyond.kind(), ErrorKind::GuestMemory);
+            assert_eq!(
+                region.copy_file(u64::MAX, 2, &file, 0).unwrap_err().kind(),
+                ErrorKind::GuestMemory
+            );
+        }
+    }
 
     #[test]
     fn cleared_memory_reads_as_zeros_whatever_is_behind_it() {

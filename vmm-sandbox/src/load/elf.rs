@@ -1,14 +1,21 @@
 //! A static Linux program as a file: what of it goes where.
 
-use std::{borrow::Cow, collections::BTreeMap, ops::Range, sync::Arc};
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 use object::{
-    LittleEndian, Object, ObjectSymbol,
-    elf::{EM_X86_64, ET_DYN, ET_EXEC, NoteType, PF_R, PF_W, PF_X, PT_INTERP, PT_LOAD, PT_PHDR},
-    read::elf::{ElfFile64, FileHeader, ProgramHeader},
+    LittleEndian,
+    elf::{
+        EM_X86_64, ET_DYN, ET_EXEC, FileHeader64, NoteType, PF_R, PF_W, PF_X, PT_INTERP, PT_LOAD,
+        PT_PHDR, ProgramHeader64,
+    },
+    read::{
+        ReadCache, ReadRef,
+        elf::{FileHeader, ProgramHeader},
+    },
 };
 use vmm_core::{Error, Result};
 
+use super::{source::Source, symbol::Symbols};
 use crate::{
     call::ABI,
     space::{PAGE, Protection, USER},
@@ -20,19 +27,21 @@ const PIE_BASE: u64 = 0x5555_5555_4000;
 /// The type of the note that has the version of `vmm_guest.h`.
 const ABI_NOTE: NoteType = NoteType(1);
 
-type File<'a> = ElfFile64<'a, LittleEndian>;
+/// The most program headers: as many as Linux takes (`load_elf_phdrs` in `fs/binfmt_elf.c`).
+const MOST_HEADERS: usize = 0x1_0000 / size_of::<ProgramHeader64<LittleEndian>>();
 
-/// A program, checked; copies share the file.
+/// Longer notes are not looked at. Those that linkers make are shorter.
+const MOST_NOTES: u64 = 0x1_0000;
+
+/// A program, checked; copies share what they can. Once it is loaded, its file is not needed.
 #[derive(Clone, Debug)]
 pub(crate) struct Program {
-    image: Arc<Cow<'static, [u8]>>,
-    /// What is added to the file's addresses.
-    pub(super) base: u64,
     pub(crate) entry: u64,
-    pub(super) segments: Vec<Segment>,
+    pub(super) segments: Arc<[Segment]>,
     pub(super) headers: Headers,
+    symbols: Arc<Symbols>,
     /// Addresses that were looked up.
-    symbols: BTreeMap<String, u64>,
+    known: BTreeMap<String, u64>,
 }
 
 /// Where the program headers are in memory, for the program itself.
@@ -47,7 +56,7 @@ pub(super) struct Headers {
 #[derive(Clone, Debug)]
 pub(super) struct Segment {
     pub(super) pages: Range<u64>,
-    pub(super) file: Range<usize>,
+    pub(super) file: Range<u64>,
     pub(super) protection: Protection,
     /// Where the segment itself ends; the rest of the last page is zeros too.
     pub(super) end: u64,
@@ -58,37 +67,47 @@ impl Program {
     ///
     /// # Errors
     /// `BadImage` with the reason if it is not a static x86-64 program.
-    pub(crate) fn parse(image: Cow<'static, [u8]>) -> Result<Self> {
-        let bad = |why: String| Error::bad_image(format!("program: {why}"));
-        let file = File::parse(&*image);
-        let file = file.map_err(|error| bad(format!("not a 64-bit ELF file ({error})")))?;
-        let (header, headers) = (file.elf_header(), file.elf_program_headers());
+    pub(crate) fn parse(source: &Source) -> Result<Self> {
+        let parsed = match source {
+            Source::Bytes(image) => Self::of(&**image, source),
+            Source::File(file, _) => Self::of(&ReadCache::new(file), source),
+        };
+        parsed.map_err(|why| Error::bad_image(format!("program: {why}")))
+    }
+
+    fn of<'a, R: ReadRef<'a>>(image: R, source: &Source) -> std::result::Result<Self, String> {
+        let no_elf = |error| format!("not a 64-bit ELF file ({error})");
+        let header = FileHeader64::<LittleEndian>::parse(image).map_err(no_elf)?;
+        header.endian().map_err(no_elf)?;
+        let headers = header.program_headers(LittleEndian, image).map_err(no_elf)?;
+        if headers.len() > MOST_HEADERS {
+            return Err(format!("{} program headers, at most {MOST_HEADERS}", headers.len()));
+        }
         let machine = header.e_machine(LittleEndian);
         if machine != EM_X86_64 {
-            return Err(bad(format!("e_machine is {machine:?}, not x86-64")));
+            return Err(format!("e_machine is {machine:?}, not x86-64"));
         }
-        check_abi(headers, &image).map_err(bad)?;
+        check_abi(headers, image)?;
         let base = match header.e_type(LittleEndian) {
             ET_EXEC => 0,
             ET_DYN => PIE_BASE,
-            kind => return Err(bad(format!("e_type {kind:?} is not a program"))),
+            kind => return Err(format!("e_type {kind:?} is not a program")),
         };
-        let types = |kind| {
-            move |h: &&object::elf::ProgramHeader64<LittleEndian>| h.p_type(LittleEndian) == kind
-        };
+        let types = |kind| move |h: &&ProgramHeader64<LittleEndian>| h.p_type(LittleEndian) == kind;
         if headers.iter().any(|header| types(PT_INTERP)(&header)) {
             let advice = "dynamically linked; link it with -static or -static-pie \
                           (Rust: -C target-feature=+crt-static)";
-            return Err(bad(advice.into()));
+            return Err(advice.into());
         }
+        let image_len = image.len().map_err(|()| "its length is not known")?;
         let loads = headers.iter().filter(types(PT_LOAD));
-        let segments: Vec<_> = loads
+        let segments: Arc<[_]> = loads
             .filter(|header| header.p_memsz(LittleEndian) > 0)
-            .map(|header| segment(header, base, image.len()).map_err(bad))
-            .collect::<Result<_>>()?;
+            .map(|header| segment(header, base, image_len))
+            .collect::<std::result::Result<_, _>>()?;
         let entry = header.e_entry(LittleEndian).wrapping_add(base);
         if !segments.iter().any(|s| s.protection.execute && s.pages.contains(&entry)) {
-            return Err(bad(format!("e_entry {entry:#x} is in no segment that can be executed")));
+            return Err(format!("e_entry {entry:#x} is in no segment that can be executed"));
         }
         let in_file = header.e_phoff(LittleEndian);
         let own =
@@ -99,28 +118,18 @@ impl Program {
             size: u64::from(header.e_phentsize(LittleEndian)),
             count: headers.len() as u64,
         };
-        drop(file);
-        let image = Arc::new(image);
-        Ok(Self { image, base, entry, segments, headers, symbols: BTreeMap::new() })
-    }
-
-    /// The bytes of the file that a segment has.
-    pub(super) fn content(&self, segment: &Segment) -> &[u8] {
-        self.image.get(segment.file.clone()).unwrap_or(&[])
+        let symbols = Symbols::read(header, image, source, base);
+        let symbols = Arc::new(symbols.map_err(|error| format!("its symbols: {error}"))?);
+        Ok(Self { entry, segments, headers, symbols, known: BTreeMap::new() })
     }
 
     /// The address of a global function or variable.
     pub(crate) fn symbol(&mut self, name: &str) -> Option<u64> {
-        if let Some(known) = self.symbols.get(name) {
+        if let Some(known) = self.known.get(name) {
             return Some(*known);
         }
-        let file = File::parse(&**self.image).ok()?;
-        let mut symbols = file.symbols().chain(file.dynamic_symbols());
-        let found = symbols.find(|symbol| {
-            symbol.is_definition() && symbol.is_global() && symbol.name() == Ok(name)
-        })?;
-        let address = found.address().wrapping_add(self.base);
-        self.symbols.insert(name.to_owned(), address);
+        let address = *self.symbols.all().get(name)?;
+        self.known.insert(name.to_owned(), address);
         Some(address)
     }
 }
@@ -128,18 +137,18 @@ impl Program {
 impl Segment {
     /// Where a place of the file is in memory, if the segment has it.
     fn address_of(&self, in_file: u64) -> Option<u64> {
-        let in_file = usize::try_from(in_file).ok()?;
         let inside = self.file.contains(&in_file);
-        inside.then(|| self.pages.start + (in_file - self.file.start) as u64)
+        inside.then(|| self.pages.start + (in_file - self.file.start))
     }
 }
 
 /// Looks for the note of `vmm_guest.h`.
-fn check_abi(
-    headers: &[object::elf::ProgramHeader64<LittleEndian>],
-    image: &[u8],
-) -> Result<(), String> {
-    for header in headers {
+fn check_abi<'a, R: ReadRef<'a>>(
+    headers: &[ProgramHeader64<LittleEndian>],
+    image: R,
+) -> std::result::Result<(), String> {
+    let short = |header: &&ProgramHeader64<_>| header.p_filesz(LittleEndian) <= MOST_NOTES;
+    for header in headers.iter().filter(short) {
         let notes = header.notes(LittleEndian, image);
         let Some(mut notes) = notes.map_err(|error| format!("its notes: {error}"))? else {
             continue;
@@ -159,10 +168,10 @@ fn check_abi(
 /// Checks one PT_LOAD. As Linux does, whole pages come from the file: what precedes the segment in
 /// its first page too.
 fn segment(
-    header: &object::elf::ProgramHeader64<LittleEndian>,
+    header: &ProgramHeader64<LittleEndian>,
     base: u64,
-    image_len: usize,
-) -> Result<Segment, String> {
+    image_len: u64,
+) -> std::result::Result<Segment, String> {
     let (vaddr, offset) = (header.p_vaddr(LittleEndian), header.p_offset(LittleEndian));
     let (in_file, in_memory) = (header.p_filesz(LittleEndian), header.p_memsz(LittleEndian));
     let what = format!("segment at {vaddr:#x}");
@@ -180,8 +189,8 @@ fn segment(
     if start < USER.start {
         return Err(format!("{what}: programs start at {:#x} or above", USER.start));
     }
-    let file_end = offset.checked_add(in_file).and_then(|end| usize::try_from(end).ok());
-    let Some(file_end) = file_end.filter(|end| *end <= image_len) else {
+    let file_end = offset.checked_add(in_file).filter(|end| *end <= image_len);
+    let Some(file_end) = file_end else {
         return Err(format!(
             "{what}: {in_file:#x} bytes from {offset:#x} pass the end of the file"
         ));
@@ -194,7 +203,7 @@ fn segment(
     }
     Ok(Segment {
         pages: start - start % PAGE..end.next_multiple_of(PAGE),
-        file: (offset - offset % PAGE) as usize..file_end,
+        file: offset - offset % PAGE..file_end,
         protection,
         end,
     })

@@ -2,13 +2,14 @@
 //! environment, auxiliary vector.
 
 mod elf;
+mod source;
 mod stack;
+mod symbol;
 
 use rustix::io::Errno;
 use vmm_core::{Error, Result};
 
-pub(crate) use self::elf::Program;
-pub(crate) use self::stack::Start;
+pub(crate) use self::{elf::Program, source::Source, stack::Start};
 use crate::space::{PAGE, Protection, Space, USER};
 
 /// The gap that nothing is mapped to below the stack.
@@ -23,24 +24,31 @@ pub(crate) struct Layout {
     pub(crate) mappings_end: u64,
 }
 
-/// Loads a program and gives the RSP it starts with.
+/// Loads a program, which `source` is, and gives the RSP it starts with.
 ///
 /// # Errors
-/// `BadConfig` if it, its stack or its arguments do not fit.
+/// `BadConfig` if it, its stack or its arguments do not fit; `Host` if its file cannot be read.
 pub(crate) fn load(
     space: &mut Space,
     program: &Program,
+    source: &Source,
     start: &Start<'_>,
 ) -> Result<(Layout, u64)> {
-    for segment in &program.segments {
+    for segment in program.segments.iter() {
         let (at, len) = (segment.pages.start, segment.pages.end - segment.pages.start);
-        let content = program.content(segment);
         let protection = segment.protection;
         // What nobody may read has its content all the same: mprotect may show it.
         let first = if protection.any() { protection } else { Protection::READ };
         let refused = |errno| no_room("the program", errno);
         space.map(at, len, first).map_err(refused)?;
-        space.load(at, content).map_err(refused)?;
+        let (from, len) = (segment.file.start, segment.file.end - segment.file.start);
+        match source {
+            Source::File(file, _) => space.load_file(at, len, file, from)?,
+            Source::Bytes(bytes) => {
+                let bytes = bytes.get(from as usize..).and_then(|rest| rest.get(..len as usize));
+                space.load(at, bytes.unwrap_or(&[])).map_err(refused)?;
+            }
+        }
         if first != protection {
             space.protect(at, len, protection).map_err(refused)?;
         }

@@ -3,9 +3,10 @@
 //! Everything a program hands over by address goes through here: an address that is not its own, or
 //! not writable where it must be, is `EFAULT`, as from a kernel.
 
-use std::ops::Range;
+use std::{fs::File, ops::Range};
 
 use rustix::io::Errno;
+use vmm_core::Error;
 
 use super::Space;
 
@@ -42,6 +43,22 @@ impl Space {
     /// loaded.
     pub(crate) fn load(&self, at: u64, data: &[u8]) -> Result<(), Errno> {
         self.put(at, data, Need::Mapped)
+    }
+
+    /// The same with `len` bytes from `from` on of a regular file.
+    ///
+    /// # Errors
+    /// `Host` if the file cannot be read; `GuestMemory` if not all of the range is mapped.
+    pub(crate) fn load_file(&self, at: u64, len: u64, file: &File, from: u64) -> Result<(), Error> {
+        let mut copied = Ok(());
+        let mapped = self.pieces(at, len as usize, Need::Mapped, |place, range| {
+            if copied.is_ok() {
+                let (offset, len) = (from + range.start as u64, range.len() as u64);
+                copied = self.ram.copy_file(place, len, file, offset);
+            }
+        });
+        copied?;
+        mapped.map_err(|errno| Error::guest_memory(format!("loading to {at:#x}: {errno}")))
     }
 
     fn put(&self, at: u64, data: &[u8], need: Need) -> Result<(), Errno> {

@@ -1,6 +1,6 @@
 //! The sandbox's RAM: one memfd, of which the VM sees as much as was ever in use.
 
-use std::sync::Arc;
+use std::{fs::File, sync::Arc};
 
 use vm_memory::{GuestMemoryRegion, MemoryRegionAddress, VolatileSlice, bitmap::BitmapSlice};
 use vmm_core::{
@@ -10,6 +10,9 @@ use vmm_core::{
 };
 
 use super::frames::Run;
+
+/// How many words are copied at once.
+const WORDS: usize = 64;
 
 /// The first slot, and the least by which the VM's memory grows.
 const SMALLEST_SLOT: u64 = 1 << 20;
@@ -106,9 +109,17 @@ impl Ram {
 
     /// Copies `data` to physical memory.
     pub(crate) fn write(&self, at: u64, data: &[u8]) {
+        if data.len() as u64 > PAGE_SIZE && self.region.copy_slice(at, data).is_ok() {
+            return;
+        }
         if let Some(slice) = self.slice(at, data.len()) {
             slice.copy_from(data);
         }
+    }
+
+    /// Copies from a regular file to physical memory.
+    pub(crate) fn copy_file(&self, at: u64, len: u64, file: &File, from: u64) -> Result<()> {
+        self.region.copy_file(at, len, file, from)
     }
 
     fn slice(&self, at: u64, len: usize) -> Option<VolatileSlice<'_, impl BitmapSlice>> {
@@ -117,8 +128,24 @@ impl Ram {
 
     /// Puts words, little-endian.
     pub(crate) fn write_words(&self, at: u64, words: &[u64]) {
-        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-        self.write(at, &bytes);
+        let mut bytes = [[0; 8]; WORDS];
+        for (at, words) in (at..).step_by(8 * WORDS).zip(words.chunks(WORDS)) {
+            bytes.iter_mut().zip(words).for_each(|(bytes, word)| *bytes = word.to_le_bytes());
+            self.write(at, bytes.get(..words.len()).unwrap_or_default().as_flattened());
+        }
+    }
+
+    /// Fills `words`, little-endian in physical memory.
+    pub(crate) fn read_words(&self, at: u64, words: &mut [u64]) {
+        let mut bytes = [[0; 8]; WORDS];
+        for (at, words) in (at..).step_by(8 * WORDS).zip(words.chunks_mut(WORDS)) {
+            let bytes = bytes.get_mut(..words.len()).unwrap_or_default();
+            self.read(at, bytes.as_flattened_mut());
+            words
+                .iter_mut()
+                .zip(bytes)
+                .for_each(|(word, bytes)| *word = u64::from_le_bytes(*bytes));
+        }
     }
 
     /// Fills frames with zeros, and gives the host's memory back where that pays.

@@ -22,7 +22,10 @@ const SELF_SLOT: u64 = 254;
 /// Where the guest sees the entry of page 0.
 const SELF_MAP: u64 = SELF_SLOT << 39;
 
-/// Entries of one table that the guest is to change.
+/// How many entries are read and written at once.
+const BATCH: usize = 64;
+
+/// Entries, of neighbouring pages, that the guest is to change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Edit {
     /// Where the guest sees the first of them.
@@ -123,8 +126,13 @@ impl Tables {
                 },
                 _ => self.table(ram, frames, page)?,
             };
-            let entries: Vec<_> = (done..done + count).map(|n| target.entry(n)).collect();
-            self.put(ram, table + 8 * first, page, &entries);
+            let mut new = [0; BATCH];
+            for part in (0..count).step_by(BATCH) {
+                let len = (count - part).min(BATCH as u64) as usize;
+                let new = new.get_mut(..len).unwrap_or_default();
+                new.iter_mut().zip(done + part..).for_each(|(new, n)| *new = target.entry(n));
+                self.put(ram, table + 8 * (first + part), page + part, new);
+            }
             done += count;
         }
         Ok(())
@@ -155,22 +163,34 @@ impl Tables {
         Ok(table)
     }
 
-    /// Puts `entries`, those of `page` on, at physical address `place`: absent ones now, present
+    /// Puts `new` entries, those of `page` on, at physical address `place`: absent ones now, present
     /// ones by an edit.
-    fn put(&mut self, ram: &Ram, place: u64, page: u64, entries: &[u64]) {
-        let mut old = vec![0; entries.len() * 8];
-        ram.read(place, &mut old);
-        let old: Vec<_> = old.as_chunks().0.iter().map(|word| u64::from_le_bytes(*word)).collect();
+    fn put(&mut self, ram: &Ram, place: u64, page: u64, new: &[u64]) {
+        let mut old = [0; BATCH];
+        let old = old.get_mut(..new.len()).unwrap_or_default();
+        ram.read_words(place, old);
         let mut start = 0;
         for part in old.chunk_by(|a, b| (*a == 0) == (*b == 0)) {
-            let new = entries.get(start..start + part.len()).unwrap_or(&[]);
+            let new = new.get(start..start + part.len()).unwrap_or(&[]);
             if part.first() == Some(&0) {
                 ram.write_words(place + 8 * start as u64, new);
             } else {
-                let at = SELF_MAP + 8 * (page + start as u64);
-                self.edits.push(Edit { at, entries: new.to_vec() });
+                self.edit(SELF_MAP + 8 * (page + start as u64), new);
             }
             start += part.len();
+        }
+    }
+
+    /// Has the guest change these entries; as many at once as the stub takes.
+    fn edit(&mut self, at: u64, entries: &[u64]) {
+        match self.edits.last_mut() {
+            Some(last)
+                if last.at + 8 * last.entries.len() as u64 == at
+                    && last.entries.len() + entries.len() <= ENTRIES =>
+            {
+                last.entries.extend_from_slice(entries);
+            }
+            _ => self.edits.push(Edit { at, entries: entries.to_vec() }),
         }
     }
 }

@@ -81,9 +81,9 @@ mod tests {
 
     #[test]
     fn the_image_is_a_program_with_a_symbol() {
-        let mut program = Program::parse(program().into()).unwrap();
+        let mut program = Program::parse(&program().into()).unwrap();
         assert_eq!(program.symbol("main"), Some(BASE + 0x800));
         assert_eq!(program.symbol("mai"), None);
-        assert!(Program::parse(changed(&[0x10, 2, 0, 2]).into()).is_err(), "another version");
+        assert!(Program::parse(&changed(&[0x10, 2, 0, 2]).into()).is_err(), "another version");
     }
 }
