@@ -62,6 +62,28 @@ impl Core {
         }
     }
 
+    /// Loads into a vector register.
+    #[inline(always)]
+    pub(crate) fn load_vector(
+        &mut self,
+        field: u8,
+        linear: u64,
+        world: &World<'_>,
+    ) -> Result<(), Stop> {
+        let Self { tlb, vectors, .. } = self;
+        if tlb.entry(linear).load_vector(linear, &mut vectors[field]) {
+            return Ok(());
+        }
+        self.load_vector_slow(field, linear, world)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn load_vector_slow(&mut self, field: u8, linear: u64, world: &World<'_>) -> Result<(), Stop> {
+        self.vectors[field] = self.load_slow(linear, world)?;
+        Ok(())
+    }
+
     #[cold]
     #[inline(never)]
     fn load_slow<D: Datum>(&mut self, linear: u64, world: &World<'_>) -> Result<D, Stop> {
@@ -413,6 +435,26 @@ impl Core {
         self.overwritten.push((page.identity(), offset, len));
         Ok(())
     }
+}
+
+/// Whether loading an operation's memory operand needs no care.
+#[inline(always)]
+pub(crate) fn loads<D: Datum>(core: &Core, op: &Op) -> bool {
+    let at = core.address(op);
+    core.tlb.entry(at).loads::<D>(at)
+}
+
+/// Whether storing to an operation's memory operand needs no care.
+#[inline(always)]
+pub(crate) fn stores<D: Datum>(core: &Core, op: &Op) -> bool {
+    let at = core.address(op);
+    core.tlb.entry(at).stores::<D>(at)
+}
+
+/// Whether changing an operation's memory operand needs no care.
+#[inline(always)]
+pub(crate) fn updates<D: Datum>(core: &Core, op: &Op) -> bool {
+    loads::<D>(core, op) && stores::<D>(core, op)
 }
 
 /// The sum of an operation's base, scaled index and displacement.

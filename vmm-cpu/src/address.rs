@@ -12,7 +12,7 @@ use crate::{
     decode::{Lowering, field_of},
     exception::{Exception, Vector},
     isa::Done,
-    op::{Op, Stop},
+    op::{Op, Stop, exec},
     regs::{BASES, FS_BASE, GS_BASE, NONE, SIGN, TEMP},
     state::{Segment, rights},
     system::{SS, mode},
@@ -78,7 +78,7 @@ impl Lowering<'_> {
             op.scale |= scale;
             return;
         }
-        let exec = if short { offset::<u32> } else { offset::<u64> };
+        let exec = if short { exec!(offset::<u32>) } else { exec!(offset::<u64>) };
         let before = Op { src: register, third: segment, imm: disp, ..self.bare(exec) };
         self.push_before(Op { base, index, scale, ..before });
         op.base = TEMP;
@@ -106,7 +106,7 @@ impl Lowering<'_> {
             op.scale |= scale;
             return;
         }
-        let before = self.bare(offset::<u32>);
+        let before = self.bare(exec!(offset::<u32>));
         let before = Op { src: register, third: segment, imm: disp.into(), ..before };
         let before = Op { base, index, scale, ..before };
         let access = (i.memory_size().size() as u64, segment != NONE && writes(i));
@@ -122,7 +122,7 @@ impl Lowering<'_> {
             (op.base, op.index) = (base, segment);
             return;
         }
-        let before = Op { base, third: segment, ..self.bare(offset::<u32>) };
+        let before = Op { base, third: segment, ..self.bare(exec!(offset::<u32>)) };
         if self.is_long() {
             self.push_before(before);
         } else {
@@ -135,14 +135,14 @@ impl Lowering<'_> {
     /// many bytes, and perhaps a store.
     fn work_out(&mut self, before: Op, width: usize, (len, write): (u64, bool)) {
         if before.third == NONE {
-            let exec = if width == 2 { offset::<u16> } else { offset::<u32> };
+            let exec = if width == 2 { exec!(offset::<u16>) } else { exec!(offset::<u32>) };
             return self.push_before(Op { exec, ..before });
         }
         let exec = match (width, write) {
-            (2, false) => checked::<u16, false>,
-            (2, true) => checked::<u16, true>,
-            (_, false) => checked::<u32, false>,
-            (_, true) => checked::<u32, true>,
+            (2, false) => exec!(checked::<u16, false>),
+            (2, true) => exec!(checked::<u16, true>),
+            (_, false) => exec!(checked::<u32, false>),
+            (_, true) => exec!(checked::<u32, true>),
         };
         self.push_load(Op { exec, imm: before.imm | len << 32, ..before });
     }

@@ -39,6 +39,8 @@ pub(crate) struct Core {
     pub(crate) code_base: u64,
     /// The last offset in the code segment; any is in 64-bit code.
     pub(crate) code_limit: u64,
+    /// How many operations of the chain come after the one that stopped it.
+    pub(crate) left: usize,
     /// Counts what makes remembered jumps void; its low bits are the [mode](Self::mode).
     pub(crate) stamp: u64,
     pub(crate) tlb: Tlb,
@@ -83,6 +85,7 @@ impl Core {
             rip: 0,
             code_base: 0,
             code_limit: u64::MAX,
+            left: 0,
             stamp: 0,
             tlb: Tlb::new(),
             generation: None,

@@ -14,7 +14,7 @@ use crate::{
     decode::{BLOCK_BYTES, Block, Decoder},
     flags::TF,
     io::Io,
-    op::{Op, Stop},
+    op::{Op, Stop, execute},
     ram::{OFFSET, PAGE_SIZE, Ram},
     regs::PAGE,
     system::mode,
@@ -243,16 +243,10 @@ impl Cpu {
         let Self { core, code, jumps, attention, epoch, .. } = self;
         loop {
             core.regs[PAGE] = core.rip & !OFFSET;
-            let first = run.first as usize;
-            let mut stop = Stop::Leave;
-            let mut at = first;
-            for op in &code.ops[first..first + usize::from(run.count)] {
-                if let Err(why) = (op.exec)(core, op, world) {
-                    stop = why;
-                    break;
-                }
-                at += 1;
-            }
+            let (first, count) = (run.first as usize, usize::from(run.count));
+            // The last operation of a block always stops it.
+            let (stop, at) = execute(core, &code.ops[first..first + count], world)
+                .map_or((Stop::Leave, first + count - 1), |(stop, at)| (stop, first + at));
             if stop != Stop::Jump {
                 let undone = matches!(stop, Stop::Careful | Stop::Fault | Stop::Refuse);
                 let done = code.ops.get(at).map_or(0, |op| op.ordinal);
@@ -308,8 +302,8 @@ impl Cpu {
         let &first = ops.first()?;
         core.careful = true;
         core.rip = core.regs[PAGE].wrapping_add(first.next());
-        let mut own = ops.iter().take_while(|op| op.ordinal == first.ordinal);
-        let stop = own.find_map(|op| (op.exec)(core, op, world).err().map(|stop| (stop, *op)));
+        let own = ops.iter().take_while(|op| op.ordinal == first.ordinal).count();
+        let stop = execute(core, &ops[..own], world).map(|(stop, at)| (stop, ops[at]));
         core.careful = false;
         let undone = stop.is_some_and(|(stop, _)| matches!(stop, Stop::Fault | Stop::Refuse));
         core.instructions += u64::from(!undone);

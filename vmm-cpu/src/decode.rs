@@ -9,7 +9,7 @@ use iced_x86::{
 
 use crate::{
     isa,
-    op::{Exec, Op},
+    op::{Exec, Op, exec},
     ram::{OFFSET, PAGE_SIZE},
     regs::{BASES, PAGE},
     system::mode,
@@ -71,7 +71,7 @@ impl Decoder {
             iced_x86::Decoder::with_ip(bits(mode), bytes, offset, DecoderOptions::AMD);
         let mut instruction = Instruction::default();
         let mut ends = false;
-        let mut last = Op::bare(isa::go_on);
+        let mut last = Op::bare(exec!(isa::go_on));
         for ordinal in 0..most {
             if !decoder.can_decode() {
                 break;
@@ -117,7 +117,8 @@ impl Decoder {
         };
         if isa::lower(&mut lowering).is_none() {
             lowering.ends = true;
-            let exec = if is_invalid(instruction) { isa::invalid } else { isa::unknown };
+            let exec =
+                if is_invalid(instruction) { exec!(isa::invalid) } else { exec!(isa::unknown) };
             lowering.ops.truncate(begun);
             lowering.facts.truncate(begun);
             lowering.push(Op { exec, ..template });

@@ -43,6 +43,12 @@ pub(crate) struct Flags {
 }
 
 impl Flags {
+    /// CF, and nothing of interest else.
+    #[inline(always)]
+    pub(crate) fn with_carry(cf: bool) -> Self {
+        Self { carry: u64::from(cf) << 63, ..Self::default() }
+    }
+
     /// After AND, OR, XOR, TEST.
     #[inline(always)]
     pub(crate) fn logic<W: Word>(&mut self, result: W) {

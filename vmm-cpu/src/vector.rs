@@ -26,6 +26,20 @@ impl Vector {
     }
 }
 
+impl Datum for Vector {
+    const BYTES: u64 = 16;
+
+    #[inline(always)]
+    fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    #[inline(always)]
+    fn to_bytes(self) -> [u8; 16] {
+        self.0
+    }
+}
+
 /// What a vector is a row of.
 pub(crate) trait Lane: Copy + Default + 'static {
     /// All lanes of a vector, the lowest first.

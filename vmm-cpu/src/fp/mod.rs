@@ -177,7 +177,6 @@ pub(crate) trait Unit {
 }
 
 /// The result of an operation, and the flags that it raises, as [`Unit::sse`].
-#[inline(always)]
 pub(crate) fn sse(op: Sse, a: Vector, b: Vector, mxcsr: u32) -> (Vector, u32) {
     match quick::sse(op, a, b, mxcsr) {
         Some(result) => (result, 0),
@@ -186,6 +185,12 @@ pub(crate) fn sse(op: Sse, a: Vector, b: Vector, mxcsr: u32) -> (Vector, u32) {
         }
         None => Here::sse(op, a, b, mxcsr),
     }
+}
+
+/// The result, where it is simple and no flag is raised that is not set: most often.
+#[inline(always)]
+pub(crate) fn quick(op: Sse, a: Vector, b: Vector, mxcsr: u32) -> Option<Vector> {
+    quick::sse(op, a, b, mxcsr)
 }
 
 /// An operation of the x87 unit, as [`Unit::x87`].

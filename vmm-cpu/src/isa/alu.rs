@@ -2,8 +2,9 @@
 
 use iced_x86::Mnemonic;
 
-use super::{Done, sized};
+use super::{Done, sized, sized_in_memory};
 use crate::{
+    access::{loads, updates},
     core::{Core, World},
     decode::{Form, Lowering},
     flags::Flags,
@@ -15,6 +16,9 @@ use crate::{
 trait Binary: 'static {
     /// Whether the result is kept.
     const KEEPS: bool = true;
+
+    /// Whether CF is part of it.
+    const CARRIES: bool = false;
 
     /// The result; `FLAGS`: also sets the flags.
     fn apply<W: Word, const FLAGS: bool>(a: W, b: W, flags: &mut Flags) -> W;
@@ -59,8 +63,9 @@ fn logic<W: Word, const FLAGS: bool>(result: u64, flags: &mut Flags) -> W {
 }
 
 macro_rules! binary {
-    ($name:ident, $keeps:expr, |$a:ident, $b:ident, $flags:ident| $result:expr) => {
+    ($name:ident, $keeps:expr, $carries:expr, |$a:ident, $b:ident, $flags:ident| $result:expr) => {
         impl Binary for $name {
+            const CARRIES: bool = $carries;
             const KEEPS: bool = $keeps;
 
             #[inline(always)]
@@ -71,31 +76,31 @@ macro_rules! binary {
     };
 }
 
-binary!(Adc, true, |a, b, flags| add::<W, FLAGS>(a, b, flags.cf(), flags));
-binary!(Add, true, |a, b, flags| add::<W, FLAGS>(a, b, false, flags));
-binary!(And, true, |a, b, flags| logic::<W, FLAGS>(a.zext() & b.zext(), flags));
-binary!(Cmp, false, |a, b, flags| sub::<W, FLAGS>(a, b, false, flags));
-binary!(Dec, true, |a, b, flags| {
+binary!(Adc, true, true, |a, b, flags| add::<W, FLAGS>(a, b, flags.cf(), flags));
+binary!(Add, true, false, |a, b, flags| add::<W, FLAGS>(a, b, false, flags));
+binary!(And, true, false, |a, b, flags| logic::<W, FLAGS>(a.zext() & b.zext(), flags));
+binary!(Cmp, false, false, |a, b, flags| sub::<W, FLAGS>(a, b, false, flags));
+binary!(Dec, true, false, |a, b, flags| {
     let result = W::of(a.zext().wrapping_sub(b.zext()));
     if FLAGS {
         flags.decrement(result);
     }
     result
 });
-binary!(Inc, true, |a, b, flags| {
+binary!(Inc, true, false, |a, b, flags| {
     let result = W::of(a.zext().wrapping_add(b.zext()));
     if FLAGS {
         flags.increment(result);
     }
     result
 });
-binary!(Neg, true, |a, _b, flags| sub::<W, FLAGS>(W::of(0), a, false, flags));
-binary!(Not, true, |a, _b, _flags| W::of(!a.zext()));
-binary!(Or, true, |a, b, flags| logic::<W, FLAGS>(a.zext() | b.zext(), flags));
-binary!(Sbb, true, |a, b, flags| sub::<W, FLAGS>(a, b, flags.cf(), flags));
-binary!(Sub, true, |a, b, flags| sub::<W, FLAGS>(a, b, false, flags));
-binary!(Test, false, |a, b, flags| logic::<W, FLAGS>(a.zext() & b.zext(), flags));
-binary!(Xor, true, |a, b, flags| logic::<W, FLAGS>(a.zext() ^ b.zext(), flags));
+binary!(Neg, true, false, |a, _b, flags| sub::<W, FLAGS>(W::of(0), a, false, flags));
+binary!(Not, true, false, |a, _b, _flags| W::of(!a.zext()));
+binary!(Or, true, false, |a, b, flags| logic::<W, FLAGS>(a.zext() | b.zext(), flags));
+binary!(Sbb, true, true, |a, b, flags| sub::<W, FLAGS>(a, b, flags.cf(), flags));
+binary!(Sub, true, false, |a, b, flags| sub::<W, FLAGS>(a, b, false, flags));
+binary!(Test, false, false, |a, b, flags| logic::<W, FLAGS>(a.zext() & b.zext(), flags));
+binary!(Xor, true, false, |a, b, flags| logic::<W, FLAGS>(a.zext() ^ b.zext(), flags));
 
 pub(super) fn lower(l: &mut Lowering<'_>) -> Option<()> {
     match l.instruction.mnemonic() {
@@ -142,13 +147,13 @@ fn exec<B: Binary, const FLAGS: bool>(form: Form, size: usize, locked: bool) -> 
     match form {
         Form::RegReg => sized!(size, reg_reg, B, FLAGS),
         Form::RegImm => sized!(size, reg_imm, B, FLAGS),
-        Form::RegMem => sized!(size, reg_mem, B, FLAGS),
+        Form::RegMem => sized_in_memory!(size, loads, reg_mem, B, FLAGS),
         Form::MemReg if locked => sized!(size, locked_reg, B, FLAGS),
-        Form::MemReg if B::KEEPS => sized!(size, mem_reg, B, FLAGS),
-        Form::MemReg => sized!(size, look_reg, B, FLAGS),
+        Form::MemReg if B::KEEPS => sized_in_memory!(size, updates, mem_reg, B, FLAGS),
+        Form::MemReg => sized_in_memory!(size, loads, look_reg, B, FLAGS),
         _ if locked => sized!(size, locked_imm, B, FLAGS),
-        _ if B::KEEPS => sized!(size, mem_imm, B, FLAGS),
-        _ => sized!(size, look_imm, B, FLAGS),
+        _ if B::KEEPS => sized_in_memory!(size, updates, mem_imm, B, FLAGS),
+        _ => sized_in_memory!(size, loads, look_imm, B, FLAGS),
     }
 }
 
@@ -161,6 +166,7 @@ fn reg_imm<W: Word, B: Binary, const FLAGS: bool>(core: &mut Core, op: &Op, _: &
     into_reg::<W, B, FLAGS>(core, op, W::of(op.imm))
 }
 
+#[inline(always)]
 fn reg_mem<W: Word, B: Binary, const FLAGS: bool>(core: &mut Core, op: &Op, w: &World<'_>) -> Done {
     let b = core.load(core.address(op), w)?;
     into_reg::<W, B, FLAGS>(core, op, b)
@@ -175,10 +181,12 @@ fn into_reg<W: Word, B: Binary, const FLAGS: bool>(core: &mut Core, op: &Op, b: 
     Ok(())
 }
 
+#[inline(always)]
 fn mem_reg<W: Word, B: Binary, const FLAGS: bool>(core: &mut Core, op: &Op, w: &World<'_>) -> Done {
     into_mem::<W, B, FLAGS>(core, op, core.reg(op.src), w)
 }
 
+#[inline(always)]
 fn mem_imm<W: Word, B: Binary, const FLAGS: bool>(core: &mut Core, op: &Op, w: &World<'_>) -> Done {
     into_mem::<W, B, FLAGS>(core, op, W::of(op.imm), w)
 }
@@ -190,15 +198,15 @@ fn into_mem<W: Word, B: Binary, const FLAGS: bool>(
     b: W,
     world: &World<'_>,
 ) -> Done {
-    let mut flags = core.flags;
-    core.update(core.address(op), world, |a| B::apply::<W, FLAGS>(a, b, &mut flags))?;
-    if FLAGS {
-        core.flags = flags;
-    }
+    let carry = B::CARRIES && core.flags.cf();
+    let change = |a| B::apply::<W, false>(a, b, &mut Flags::with_carry(carry));
+    let (old, _) = core.update(core.address(op), world, change)?;
+    B::apply::<W, FLAGS>(old, b, &mut core.flags);
     Ok(())
 }
 
 /// The operand in memory is only looked at.
+#[inline(always)]
 fn look_reg<W: Word, B: Binary, const FLAGS: bool>(
     core: &mut Core,
     op: &Op,
@@ -207,6 +215,7 @@ fn look_reg<W: Word, B: Binary, const FLAGS: bool>(
     look::<W, B, FLAGS>(core, op, core.reg(op.src), w)
 }
 
+#[inline(always)]
 fn look_imm<W: Word, B: Binary, const FLAGS: bool>(
     core: &mut Core,
     op: &Op,
@@ -242,8 +251,8 @@ fn locked<W: Word, B: Binary, const FLAGS: bool>(
     b: W,
     world: &World<'_>,
 ) -> Done {
-    let before = core.flags;
-    let change = |a| B::apply::<W, false>(a, b, &mut { before });
+    let carry = B::CARRIES && core.flags.cf();
+    let change = |a| B::apply::<W, false>(a, b, &mut Flags::with_carry(carry));
     let (old, _) = core.update_locked(core.address(op), world, change)?;
     B::apply::<W, FLAGS>(old, b, &mut core.flags);
     Ok(())

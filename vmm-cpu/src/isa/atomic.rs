@@ -9,7 +9,7 @@ use super::{Done, sized};
 use crate::{
     core::{Core, World},
     decode::{Form, Lowering},
-    op::{Exec, Op},
+    op::{Exec, Op, exec},
     regs::{RAX, RBX, RCX, RDX},
     word::Word,
 };
@@ -17,8 +17,8 @@ use crate::{
 pub(super) fn lower(l: &mut Lowering<'_>) -> Option<()> {
     match l.instruction.mnemonic() {
         Mnemonic::Cmpxchg => compare(l),
-        Mnemonic::Cmpxchg8b => alone(l, compare_8),
-        Mnemonic::Cmpxchg16b => alone(l, compare_16),
+        Mnemonic::Cmpxchg8b => alone(l, exec!(compare_8)),
+        Mnemonic::Cmpxchg16b => alone(l, exec!(compare_16)),
         Mnemonic::Xadd => add(l),
         Mnemonic::Xchg => exchange(l),
         _ => None,

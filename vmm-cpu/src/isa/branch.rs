@@ -13,7 +13,7 @@ use super::{
 use crate::{
     core::{Core, World},
     decode::{Form, Lowering},
-    op::{Exec, Op, Stop},
+    op::{Exec, Op, Stop, exec},
     paging::is_canonical,
     ram::PAGE_SIZE,
     regs::{PAGE, RCX, VALUE},
@@ -119,12 +119,12 @@ impl<W: Word> Reach for Limited<W> {
 macro_rules! by_reach {
     ($l:expr, $size:expr, $name:ident) => {
         match ($l.is_long(), $l.is_segmented(), $size) {
-            (true, _, 2) => $name::<Low> as Exec,
-            (true, ..) => $name::<Far>,
-            (_, false, 2) => $name::<Near<u16>>,
-            (_, false, _) => $name::<Near<u32>>,
-            (_, true, 2) => $name::<Limited<u16>>,
-            (_, true, _) => $name::<Limited<u32>>,
+            (true, _, 2) => exec!($name::<Low>),
+            (true, ..) => exec!($name::<Far>),
+            (_, false, 2) => exec!($name::<Near<u16>>),
+            (_, false, _) => exec!($name::<Near<u32>>),
+            (_, true, 2) => exec!($name::<Limited<u16>>),
+            (_, true, _) => exec!($name::<Limited<u32>>),
         }
     };
 }
@@ -177,20 +177,20 @@ fn relative(l: &mut Lowering<'_>) -> Option<()> {
 /// What executes a jump whose target is a distance.
 fn direct<R: Reach>(l: &Lowering<'_>) -> Exec {
     match (l.instruction.mnemonic(), counter(l.instruction)) {
-        (Mnemonic::Call, _) => call::<R>,
-        (Mnemonic::Jmp, _) => jump::<R>,
-        (Mnemonic::Jcxz | Mnemonic::Jecxz | Mnemonic::Jrcxz, 2) => jump_if_none::<u16, R>,
-        (Mnemonic::Jcxz | Mnemonic::Jecxz | Mnemonic::Jrcxz, 4) => jump_if_none::<u32, R>,
-        (Mnemonic::Jcxz | Mnemonic::Jecxz | Mnemonic::Jrcxz, _) => jump_if_none::<u64, R>,
-        (Mnemonic::Loop, 2) => count::<u16, Always, R>,
-        (Mnemonic::Loop, 4) => count::<u32, Always, R>,
-        (Mnemonic::Loop, _) => count::<u64, Always, R>,
-        (Mnemonic::Loope, 2) => count::<u16, Zero, R>,
-        (Mnemonic::Loope, 4) => count::<u32, Zero, R>,
-        (Mnemonic::Loope, _) => count::<u64, Zero, R>,
-        (Mnemonic::Loopne, 2) => count::<u16, NotZero, R>,
-        (Mnemonic::Loopne, 4) => count::<u32, NotZero, R>,
-        (Mnemonic::Loopne, _) => count::<u64, NotZero, R>,
+        (Mnemonic::Call, _) => exec!(call::<R>),
+        (Mnemonic::Jmp, _) => exec!(jump::<R>),
+        (Mnemonic::Jcxz | Mnemonic::Jecxz | Mnemonic::Jrcxz, 2) => exec!(jump_if_none::<u16, R>),
+        (Mnemonic::Jcxz | Mnemonic::Jecxz | Mnemonic::Jrcxz, 4) => exec!(jump_if_none::<u32, R>),
+        (Mnemonic::Jcxz | Mnemonic::Jecxz | Mnemonic::Jrcxz, _) => exec!(jump_if_none::<u64, R>),
+        (Mnemonic::Loop, 2) => exec!(count::<u16, Always, R>),
+        (Mnemonic::Loop, 4) => exec!(count::<u32, Always, R>),
+        (Mnemonic::Loop, _) => exec!(count::<u64, Always, R>),
+        (Mnemonic::Loope, 2) => exec!(count::<u16, Zero, R>),
+        (Mnemonic::Loope, 4) => exec!(count::<u32, Zero, R>),
+        (Mnemonic::Loope, _) => exec!(count::<u64, Zero, R>),
+        (Mnemonic::Loopne, 2) => exec!(count::<u16, NotZero, R>),
+        (Mnemonic::Loopne, 4) => exec!(count::<u32, NotZero, R>),
+        (Mnemonic::Loopne, _) => exec!(count::<u64, NotZero, R>),
         _ => by_condition!(l.instruction.condition_code() as u8 - 1, jump_if, R),
     }
 }

@@ -7,7 +7,7 @@ use crate::{
     core::{Core, World},
     decode::Lowering,
     flags::{AF, CF, DF, OF, PF, SF, ZF},
-    op::{Exec, Op},
+    op::{Exec, Op, exec},
     regs::RAX,
     word::HIGH,
 };
@@ -17,26 +17,31 @@ const AH: u8 = RAX | HIGH;
 
 pub(super) fn lower(l: &mut Lowering<'_>) -> Option<()> {
     let exec: Exec = match l.instruction.mnemonic() {
-        Mnemonic::Clc => |core, _, _| set_carry(core, false),
-        Mnemonic::Cld => |core, _, _| set_direction(core, 0),
-        Mnemonic::Cmc => |core, _, _| set_carry(core, !core.flags.cf()),
-        Mnemonic::Lahf => store_flags,
-        Mnemonic::Sahf => load_flags,
-        Mnemonic::Stc => |core, _, _| set_carry(core, true),
-        Mnemonic::Std => |core, _, _| set_direction(core, DF),
+        Mnemonic::Clc => exec!(set_carry::<false>),
+        Mnemonic::Cld => exec!(set_direction::<0>),
+        Mnemonic::Cmc => exec!(complement_carry),
+        Mnemonic::Lahf => exec!(store_flags),
+        Mnemonic::Sahf => exec!(load_flags),
+        Mnemonic::Stc => exec!(set_carry::<true>),
+        Mnemonic::Std => exec!(set_direction::<DF>),
         _ => return None,
     };
     l.push_pure(l.bare(exec), exec);
     Some(())
 }
 
-fn set_carry(core: &mut Core, cf: bool) -> Done {
-    core.flags.set_cf(cf);
+fn set_carry<const CF: bool>(core: &mut Core, _: &Op, _: &World<'_>) -> Done {
+    core.flags.set_cf(CF);
     Ok(())
 }
 
-fn set_direction(core: &mut Core, df: u64) -> Done {
-    core.other_flags = core.other_flags & !DF | df;
+fn complement_carry(core: &mut Core, _: &Op, _: &World<'_>) -> Done {
+    core.flags.set_cf(!core.flags.cf());
+    Ok(())
+}
+
+fn set_direction<const TO: u64>(core: &mut Core, _: &Op, _: &World<'_>) -> Done {
+    core.other_flags = core.other_flags & !DF | TO;
     Ok(())
 }
 

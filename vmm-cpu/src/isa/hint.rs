@@ -9,22 +9,22 @@ use super::{Done, invalid};
 use crate::{
     core::{Core, World},
     decode::Lowering,
-    op::Op,
+    op::{Op, exec},
 };
 
 pub(super) fn lower(l: &mut Lowering<'_>) -> Option<()> {
     let i = l.instruction;
     match i.mnemonic() {
         // Loads acquire and stores release: only a store before a load is to be kept in order.
-        Mnemonic::Mfence => l.push_pure(l.bare(full_fence), full_fence),
+        Mnemonic::Mfence => l.push_pure(l.bare(exec!(full_fence)), exec!(full_fence)),
         Mnemonic::Clflush | Mnemonic::Clflushopt | Mnemonic::Clwb => {
             let mut op = l.operands().0;
-            op.exec = flush;
+            op.exec = exec!(flush);
             l.push(op);
         }
         // A prefetch of a register (AMD APM 3, "PREFETCHlevel").
         _ if is_bad_prefetch(i.code()) => {
-            l.push(l.bare(invalid));
+            l.push(l.bare(exec!(invalid)));
             l.end_block();
         }
         Mnemonic::Endbr32

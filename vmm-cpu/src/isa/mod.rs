@@ -63,35 +63,49 @@ pub(crate) fn lower(l: &mut Lowering<'_>) -> Option<()> {
 macro_rules! sized {
     ($size:expr, $name:ident $(, $arg:tt)*) => {
         match $size {
-            1 => $name::<u8 $(, $arg)*>,
-            2 => $name::<u16 $(, $arg)*>,
-            4 => $name::<u32 $(, $arg)*>,
-            _ => $name::<u64 $(, $arg)*>,
+            1 => $crate::op::exec!($name::<u8 $(, $arg)*>),
+            2 => $crate::op::exec!($name::<u16 $(, $arg)*>),
+            4 => $crate::op::exec!($name::<u32 $(, $arg)*>),
+            _ => $crate::op::exec!($name::<u64 $(, $arg)*>),
         }
     };
 }
 pub(crate) use sized;
 
+/// As [`sized`], for functions that go to memory: with a look, generic in the same size, that tells
+/// whether they need care.
+macro_rules! sized_in_memory {
+    ($size:expr, $look:ident, $name:ident $(, $arg:tt)*) => {
+        match $size {
+            1 => $crate::op::exec!($name::<u8 $(, $arg)*>, $look::<u8>),
+            2 => $crate::op::exec!($name::<u16 $(, $arg)*>, $look::<u16>),
+            4 => $crate::op::exec!($name::<u32 $(, $arg)*>, $look::<u32>),
+            _ => $crate::op::exec!($name::<u64 $(, $arg)*>, $look::<u64>),
+        }
+    };
+}
+pub(crate) use sized_in_memory;
+
 /// Chooses the instance of a generic function for a condition's code of 4 bits.
 macro_rules! by_condition {
     ($code:expr, $name:ident $(, $arg:ty)*) => {
         [
-            $name::<$($arg,)* 0> as $crate::op::Exec,
-            $name::<$($arg,)* 1>,
-            $name::<$($arg,)* 2>,
-            $name::<$($arg,)* 3>,
-            $name::<$($arg,)* 4>,
-            $name::<$($arg,)* 5>,
-            $name::<$($arg,)* 6>,
-            $name::<$($arg,)* 7>,
-            $name::<$($arg,)* 8>,
-            $name::<$($arg,)* 9>,
-            $name::<$($arg,)* 10>,
-            $name::<$($arg,)* 11>,
-            $name::<$($arg,)* 12>,
-            $name::<$($arg,)* 13>,
-            $name::<$($arg,)* 14>,
-            $name::<$($arg,)* 15>,
+            $crate::op::exec!($name::<$($arg,)* 0>),
+            $crate::op::exec!($name::<$($arg,)* 1>),
+            $crate::op::exec!($name::<$($arg,)* 2>),
+            $crate::op::exec!($name::<$($arg,)* 3>),
+            $crate::op::exec!($name::<$($arg,)* 4>),
+            $crate::op::exec!($name::<$($arg,)* 5>),
+            $crate::op::exec!($name::<$($arg,)* 6>),
+            $crate::op::exec!($name::<$($arg,)* 7>),
+            $crate::op::exec!($name::<$($arg,)* 8>),
+            $crate::op::exec!($name::<$($arg,)* 9>),
+            $crate::op::exec!($name::<$($arg,)* 10>),
+            $crate::op::exec!($name::<$($arg,)* 11>),
+            $crate::op::exec!($name::<$($arg,)* 12>),
+            $crate::op::exec!($name::<$($arg,)* 13>),
+            $crate::op::exec!($name::<$($arg,)* 14>),
+            $crate::op::exec!($name::<$($arg,)* 15>),
         ][usize::from($code & 15)]
     };
 }

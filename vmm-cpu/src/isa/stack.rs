@@ -69,14 +69,17 @@ impl Stack for Segmented {
 /// Chooses the instance of a generic function for a size in bytes and for how the stack is reached.
 macro_rules! by_stack {
     ($l:expr, $size:expr, $name:ident) => {{
-        use $crate::isa::stack::{Flat, Long, Segmented};
+        use $crate::{
+            isa::stack::{Flat, Long, Segmented},
+            op::exec,
+        };
         match ($l.is_long(), $l.is_segmented(), $size) {
-            (true, _, 2) => $name::<u16, Long> as $crate::op::Exec,
-            (true, ..) => $name::<u64, Long>,
-            (_, false, 2) => $name::<u16, Flat>,
-            (_, false, _) => $name::<u32, Flat>,
-            (_, true, 2) => $name::<u16, Segmented>,
-            (_, true, _) => $name::<u32, Segmented>,
+            (true, _, 2) => exec!($name::<u16, Long>),
+            (true, ..) => exec!($name::<u64, Long>),
+            (_, false, 2) => exec!($name::<u16, Flat>),
+            (_, false, _) => exec!($name::<u32, Flat>),
+            (_, true, 2) => exec!($name::<u16, Segmented>),
+            (_, true, _) => exec!($name::<u32, Segmented>),
         }
     }};
 }

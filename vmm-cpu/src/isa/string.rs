@@ -11,7 +11,7 @@ use crate::{
     core::{Core, World},
     decode::Lowering,
     flags::DF,
-    op::{Exec, Op, Stop},
+    op::{Exec, Op, Stop, exec},
     ram::{OFFSET, PAGE_SIZE},
     regs::{BASES, NONE, PAGE, RAX, RCX, RDI, RSI},
     system::ES,
@@ -248,7 +248,7 @@ fn comparison<C: Element, S: Element>(l: &mut Lowering<'_>) -> Option<()> {
 fn choose<W: Word, E: Element>(l: &mut Lowering<'_>) -> Option<()> {
     let i = l.instruction;
     let repeats = i.has_rep_prefix() || i.has_repne_prefix();
-    let exec: Exec = if repeats { repeat::<W, E> } else { once::<W, E> };
+    let exec: Exec = if repeats { exec!(repeat::<W, E>) } else { exec!(once::<W, E>) };
     let third = l.segment();
     let base = if l.is_segmented() { CHECKED } else { 0 };
     let index = if !l.is_long() && third != NONE { CHECKED } else { 0 };

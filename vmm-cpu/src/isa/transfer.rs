@@ -3,23 +3,24 @@
 
 use iced_x86::{Code, Mnemonic, OpKind};
 
-use super::{Done, sized};
+use super::{Done, sized, sized_in_memory};
 use crate::{
+    access::{loads, stores},
     core::{Core, World},
     decode::{Form, Lowering, field_of},
-    op::{Exec, Op},
+    op::{Exec, Op, exec},
     regs::{BASES, NONE, RAX, RBX, RDX},
     word::Word,
 };
 
 pub(super) fn lower(l: &mut Lowering<'_>) -> Option<()> {
     let exec: Exec = match l.instruction.code() {
-        Code::Cbw => widen::<u8, u16>,
-        Code::Cdq => spread::<u32>,
-        Code::Cdqe => widen::<u32, u64>,
-        Code::Cqo => spread::<u64>,
-        Code::Cwd => spread::<u16>,
-        Code::Cwde => widen::<u16, u32>,
+        Code::Cbw => exec!(widen::<u8, u16>),
+        Code::Cdq => exec!(spread::<u32>),
+        Code::Cdqe => exec!(widen::<u32, u64>),
+        Code::Cqo => exec!(spread::<u64>),
+        Code::Cwd => exec!(spread::<u16>),
+        Code::Cwde => exec!(widen::<u16, u32>),
         _ => return with_operands(l),
     };
     l.push_pure(l.bare(exec), exec);
@@ -53,9 +54,9 @@ fn mov(l: &mut Lowering<'_>) -> Option<()> {
     op.exec = match form {
         Form::RegReg => sized!(size, reg_reg),
         Form::RegImm => sized!(size, reg_imm),
-        Form::RegMem => sized!(size, reg_mem),
-        Form::MemReg => sized!(size, mem_reg),
-        _ => sized!(size, mem_imm),
+        Form::RegMem => sized_in_memory!(size, loads, reg_mem),
+        Form::MemReg => sized_in_memory!(size, stores, mem_reg),
+        _ => sized_in_memory!(size, stores, mem_imm),
     };
     match form {
         Form::RegReg | Form::RegImm => l.push_pure(op, op.exec),
@@ -74,16 +75,19 @@ fn reg_imm<W: Word>(core: &mut Core, op: &Op, _: &World<'_>) -> Done {
     Ok(())
 }
 
+#[inline(always)]
 fn reg_mem<W: Word>(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
     let value = core.load::<W>(core.address(op), world)?;
     core.set_reg(op.dst, value);
     Ok(())
 }
 
+#[inline(always)]
 fn mem_reg<W: Word>(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
     core.store::<W>(core.address(op), core.reg(op.src), world)
 }
 
+#[inline(always)]
 fn mem_imm<W: Word>(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
     core.store(core.address(op), W::of(op.imm), world)
 }
@@ -99,9 +103,9 @@ fn extend<const SIGNED: bool>(l: &mut Lowering<'_>) -> Option<()> {
         (false, 2) => sized!(from, extend_reg, u16, SIGNED),
         (false, 4) => sized!(from, extend_reg, u32, SIGNED),
         (false, _) => sized!(from, extend_reg, u64, SIGNED),
-        (true, 2) => sized!(from, extend_mem, u16, SIGNED),
-        (true, 4) => sized!(from, extend_mem, u32, SIGNED),
-        (true, _) => sized!(from, extend_mem, u64, SIGNED),
+        (true, 2) => sized_in_memory!(from, loads, extend_mem, u16, SIGNED),
+        (true, 4) => sized_in_memory!(from, loads, extend_mem, u32, SIGNED),
+        (true, _) => sized_in_memory!(from, loads, extend_mem, u64, SIGNED),
     };
     match form {
         Form::RegReg => l.push_pure(op, op.exec),
@@ -125,6 +129,7 @@ fn extend_reg<S: Word, D: Word, const SIGNED: bool>(
     Ok(())
 }
 
+#[inline(always)]
 fn extend_mem<S: Word, D: Word, const SIGNED: bool>(
     core: &mut Core,
     op: &Op,
@@ -157,9 +162,9 @@ fn bswap(l: &mut Lowering<'_>) -> Option<()> {
     let size = l.size(0);
     let mut op = l.operands().0;
     op.exec = match size {
-        2 => bswap_16,
-        4 => bswap_reg::<u32>,
-        _ => bswap_reg::<u64>,
+        2 => exec!(bswap_16),
+        4 => exec!(bswap_reg::<u32>),
+        _ => exec!(bswap_reg::<u64>),
     };
     l.push_pure(op, op.exec);
     Some(())
@@ -216,7 +221,7 @@ fn address_of<W: Word>(core: &mut Core, op: &Op, _: &World<'_>) -> Done {
 fn xlat(l: &mut Lowering<'_>) -> Option<()> {
     let mask = u64::MAX >> (64 - 8 * l.instruction.memory_base().size());
     let segment = l.segment();
-    let exec = if l.is_long() || segment == NONE { look_up } else { look_up_checked };
+    let exec = if l.is_long() || segment == NONE { exec!(look_up) } else { exec!(look_up_checked) };
     l.push(Op { imm: mask, third: segment, ..l.bare(exec) });
     Some(())
 }

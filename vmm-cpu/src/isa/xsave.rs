@@ -7,7 +7,7 @@ use crate::{
     core::{Core, World},
     decode::Lowering,
     isa::sse::{MXCSR_BITS, not_available},
-    op::{Exec, Op, Stop},
+    op::{Exec, Op, Stop, exec},
     paging::is_canonical,
     regs::{RAX, RCX, RDX},
     state::State,
@@ -156,15 +156,19 @@ impl Core {
 pub(super) fn lower(l: &mut Lowering<'_>) -> Option<()> {
     let is = |bit: u32| l.mode & bit != 0;
     let exec: Exec = match l.instruction.mnemonic() {
-        Mnemonic::Fxrstor | Mnemonic::Fxrstor64 if !is(mode::EMULATE | mode::SWITCHED) => fxrstor,
-        Mnemonic::Fxsave | Mnemonic::Fxsave64 if !is(mode::EMULATE | mode::SWITCHED) => fxsave,
-        Mnemonic::Fxrstor | Mnemonic::Fxrstor64 => not_available,
-        Mnemonic::Fxsave | Mnemonic::Fxsave64 => not_available,
+        Mnemonic::Fxrstor | Mnemonic::Fxrstor64 if !is(mode::EMULATE | mode::SWITCHED) => {
+            exec!(fxrstor)
+        }
+        Mnemonic::Fxsave | Mnemonic::Fxsave64 if !is(mode::EMULATE | mode::SWITCHED) => {
+            exec!(fxsave)
+        }
+        Mnemonic::Fxrstor | Mnemonic::Fxrstor64 => exec!(not_available),
+        Mnemonic::Fxsave | Mnemonic::Fxsave64 => exec!(not_available),
         mnemonic => {
             let (exec, closed) = extended(mnemonic)?;
             match (is(mode::XSAVE), is(closed)) {
-                (false, _) => invalid,
-                (true, true) => not_available,
+                (false, _) => exec!(invalid),
+                (true, true) => exec!(not_available),
                 (true, false) => exec,
             }
         }
@@ -185,11 +189,11 @@ pub(super) fn lower(l: &mut Lowering<'_>) -> Option<()> {
 /// What executes one of those that CR4.OSXSAVE opens, and the modes in which it is #NM.
 fn extended(mnemonic: Mnemonic) -> Option<(Exec, u32)> {
     Some(match mnemonic {
-        Mnemonic::Xgetbv => (xgetbv, 0),
-        Mnemonic::Xrstor | Mnemonic::Xrstor64 => (xrstor, mode::SWITCHED),
-        Mnemonic::Xsave | Mnemonic::Xsave64 => (xsave, mode::SWITCHED),
-        Mnemonic::Xsaveopt | Mnemonic::Xsaveopt64 => (xsave, mode::SWITCHED),
-        Mnemonic::Xsetbv => (xsetbv, 0),
+        Mnemonic::Xgetbv => (exec!(xgetbv), 0),
+        Mnemonic::Xrstor | Mnemonic::Xrstor64 => (exec!(xrstor), mode::SWITCHED),
+        Mnemonic::Xsave | Mnemonic::Xsave64 => (exec!(xsave), mode::SWITCHED),
+        Mnemonic::Xsaveopt | Mnemonic::Xsaveopt64 => (exec!(xsave), mode::SWITCHED),
+        Mnemonic::Xsetbv => (exec!(xsetbv), 0),
         _ => return None,
     })
 }

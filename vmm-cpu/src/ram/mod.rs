@@ -17,6 +17,7 @@ use std::{
 mod bulk;
 mod flat;
 mod unaligned;
+mod wide;
 
 pub use flat::Flat;
 
@@ -391,12 +392,12 @@ impl Raw for u128 {
 
     unsafe fn swap_if(at: *mut u8, old: Self, new: Self) -> Result<(), Self> {
         // SAFETY: as the caller promises.
-        unsafe { wide::swap_if(at, old, new) }
+        unsafe { double::swap_if(at, old, new) }
     }
 }
 
 #[cfg(target_arch = "x86_64")]
-mod wide {
+mod double {
     use std::arch::asm;
 
     /// CMPXCHG16B of the host; every x86-64 processor but the very first has it.
@@ -428,7 +429,7 @@ mod wide {
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-mod wide {
+mod double {
     use std::sync::{Mutex, PoisonError};
 
     use super::Raw;

@@ -7,10 +7,10 @@ use crate::{
     core::{Core, World},
     exception::{Exception, Vector as Number},
     fp::{
-        Bits, MASKS, ROUNDING, ROUNDING_AT, Relation, Sse, compare, extreme, flag, lanes, round,
-        sse,
+        Bits, MASKS, ROUNDING, ROUNDING_AT, Relation, Sse, compare, extreme, flag, lanes, quick,
+        round, sse,
     },
-    op::{Exec, Op, Stop},
+    op::{Exec, Op, Stop, exec},
     system::CR4_OSXMMEXCPT,
     vector::{Lane, Vector},
 };
@@ -53,6 +53,47 @@ impl Core {
     }
 }
 
+/// One operation of the unit.
+trait Direct: 'static {
+    const OPERATION: Sse;
+}
+
+fn direct<D: Direct>(core: &mut Core, op: &Op, _: &World<'_>) -> Done {
+    let (a, b) = (&core.vectors[op.dst], &core.vectors[op.src]);
+    match quick(D::OPERATION, *a, *b, core.vectors.mxcsr) {
+        Some(result) => core.vectors[op.dst] = result,
+        None => return exactly(core, op, D::OPERATION),
+    }
+    Ok(())
+}
+
+#[cold]
+#[inline(never)]
+fn exactly(core: &mut Core, op: &Op, operation: Sse) -> Done {
+    let (a, b) = (core.vectors[op.dst], core.vectors[op.src]);
+    let (result, raised) = sse(operation, a, b, core.vectors.mxcsr);
+    core.settle(raised)?;
+    core.vectors[op.dst] = result;
+    Ok(())
+}
+
+macro_rules! direct {
+    ($exec:ident: $($mnemonic:ident $operation:ident;)*) => {
+        fn $exec(mnemonic: Mnemonic) -> Option<Exec> {
+            Some(match mnemonic {
+                $(Mnemonic::$mnemonic => {
+                    struct Row;
+                    impl Direct for Row {
+                        const OPERATION: Sse = Sse::$operation;
+                    }
+                    exec!(direct::<Row>)
+                })*
+                _ => return None,
+            })
+        }
+    };
+}
+
 macro_rules! arithmetic {
     ($exec:ident: $($mnemonic:ident($a:pat, $b:pat, $imm:pat, $m:pat) $result:expr;)*) => {
         fn $exec(mnemonic: Mnemonic) -> Option<Exec> {
@@ -65,7 +106,7 @@ macro_rules! arithmetic {
                             $result
                         }
                     }
-                    apply::<Row>
+                    exec!(apply::<Row>)
                 })*
                 _ => return None,
             })
@@ -77,10 +118,12 @@ macro_rules! arithmetic {
 pub(super) fn exec(i: &Instruction) -> Option<Exec> {
     let wide = i.op_kind(0) == OpKind::Register && i.op_register(0).is_gpr64() || from_quadword(i);
     match i.mnemonic() {
-        Mnemonic::Dppd => Some(dppd),
-        Mnemonic::Dpps => Some(dpps),
-        mnemonic if wide => wide_exec(mnemonic).or_else(|| narrow_exec(mnemonic)),
-        mnemonic => narrow_exec(mnemonic),
+        Mnemonic::Dppd => Some(exec!(dppd)),
+        Mnemonic::Dpps => Some(exec!(dpps)),
+        mnemonic => {
+            let exec = if wide { wide_exec(mnemonic) } else { None };
+            exec.or_else(|| direct_exec(mnemonic)).or_else(|| composed_exec(mnemonic))
+        }
     }
 }
 
@@ -89,20 +132,55 @@ fn from_quadword(i: &Instruction) -> bool {
     matches!(i.code(), Code::Cvtsi2sd_xmm_rm64 | Code::Cvtsi2ss_xmm_rm64)
 }
 
-arithmetic! { wide_exec:
-    Cvtsd2si(a, b, _, m) sse(Sse::CvtSd2SiQ, a, b, m);
-    Cvtsi2sd(a, b, _, m) sse(Sse::CvtSi2SdQ, a, b, m);
-    Cvtsi2ss(a, b, _, m) sse(Sse::CvtSi2SsQ, a, b, m);
-    Cvtss2si(a, b, _, m) sse(Sse::CvtSs2SiQ, a, b, m);
-    Cvttsd2si(a, b, _, m) sse(Sse::CvttSd2SiQ, a, b, m);
-    Cvttss2si(a, b, _, m) sse(Sse::CvttSs2SiQ, a, b, m);
+direct! { wide_exec:
+    Cvtsd2si CvtSd2SiQ;
+    Cvtsi2sd CvtSi2SdQ;
+    Cvtsi2ss CvtSi2SsQ;
+    Cvtss2si CvtSs2SiQ;
+    Cvttsd2si CvttSd2SiQ;
+    Cvttss2si CvttSs2SiQ;
 }
 
-arithmetic! { narrow_exec:
-    Addpd(a, b, _, m) sse(Sse::AddPd, a, b, m);
-    Addps(a, b, _, m) sse(Sse::AddPs, a, b, m);
-    Addsd(a, b, _, m) sse(Sse::AddSd, a, b, m);
-    Addss(a, b, _, m) sse(Sse::AddSs, a, b, m);
+direct! { direct_exec:
+    Addpd AddPd;
+    Addps AddPs;
+    Addsd AddSd;
+    Addss AddSs;
+    Cvtdq2ps CvtDq2Ps;
+    Cvtpd2dq CvtPd2Dq;
+    Cvtpd2ps CvtPd2Ps;
+    Cvtpd2pi CvtPd2Dq;
+    Cvttpd2pi CvttPd2Dq;
+    Cvtps2dq CvtPs2Dq;
+    Cvtps2pd CvtPs2Pd;
+    Cvtsd2si CvtSd2Si;
+    Cvtsd2ss CvtSd2Ss;
+    Cvtsi2ss CvtSi2Ss;
+    Cvtss2sd CvtSs2Sd;
+    Cvtss2si CvtSs2Si;
+    Cvttpd2dq CvttPd2Dq;
+    Cvttps2dq CvttPs2Dq;
+    Cvttsd2si CvttSd2Si;
+    Cvttss2si CvttSs2Si;
+    Divpd DivPd;
+    Divps DivPs;
+    Divsd DivSd;
+    Divss DivSs;
+    Mulpd MulPd;
+    Mulps MulPs;
+    Mulsd MulSd;
+    Mulss MulSs;
+    Sqrtpd SqrtPd;
+    Sqrtps SqrtPs;
+    Sqrtsd SqrtSd;
+    Sqrtss SqrtSs;
+    Subpd SubPd;
+    Subps SubPs;
+    Subsd SubSd;
+    Subss SubSs;
+}
+
+arithmetic! { composed_exec:
     Addsubpd(a, b, _, m) alternate::<u64>(a, b, m, Sse::SubPd, Sse::AddPd);
     Addsubps(a, b, _, m) alternate::<u32>(a, b, m, Sse::SubPs, Sse::AddPs);
     Cmppd(a, b, imm, m) lanes(a, b, |a, b| truth::<u64>(a, b, imm, m));
@@ -110,31 +188,11 @@ arithmetic! { narrow_exec:
     Cmpsd(a, b, imm, m) low(a, b, |a, b| truth::<u64>(a, b, imm, m));
     Cmpss(a, b, imm, m) low(a, b, |a, b| truth::<u32>(a, b, imm, m));
     Cvtdq2pd(_, b, _, _) (f64::each(|i| f64::from(i32::lanes(b)[i])), 0);
-    Cvtdq2ps(a, b, _, m) sse(Sse::CvtDq2Ps, a, b, m);
-    Cvtpd2dq(a, b, _, m) sse(Sse::CvtPd2Dq, a, b, m);
-    Cvtpd2ps(a, b, _, m) sse(Sse::CvtPd2Ps, a, b, m);
-    Cvtpd2pi(a, b, _, m) sse(Sse::CvtPd2Dq, a, b, m);
     Cvtpi2pd(_, b, _, _) (f64::each(|i| f64::from(i32::lanes(b)[i])), 0);
     Cvtpi2ps(a, b, _, m) half(a, sse(Sse::CvtDq2Ps, a, low_half(b), m));
     Cvtps2pi(_, b, _, m) half(Vector::default(), sse(Sse::CvtPs2Dq, b, low_half(b), m));
-    Cvttpd2pi(a, b, _, m) sse(Sse::CvttPd2Dq, a, b, m);
     Cvttps2pi(_, b, _, m) half(Vector::default(), sse(Sse::CvttPs2Dq, b, low_half(b), m));
-    Cvtps2dq(a, b, _, m) sse(Sse::CvtPs2Dq, a, b, m);
-    Cvtps2pd(a, b, _, m) sse(Sse::CvtPs2Pd, a, b, m);
-    Cvtsd2si(a, b, _, m) sse(Sse::CvtSd2Si, a, b, m);
-    Cvtsd2ss(a, b, _, m) sse(Sse::CvtSd2Ss, a, b, m);
     Cvtsi2sd(a, b, _, _) low(a, Vector::of(f64::from(i32::lanes(b)[0]).to_bits()), |_: u64, b| (b, 0));
-    Cvtsi2ss(a, b, _, m) sse(Sse::CvtSi2Ss, a, b, m);
-    Cvtss2sd(a, b, _, m) sse(Sse::CvtSs2Sd, a, b, m);
-    Cvtss2si(a, b, _, m) sse(Sse::CvtSs2Si, a, b, m);
-    Cvttpd2dq(a, b, _, m) sse(Sse::CvttPd2Dq, a, b, m);
-    Cvttps2dq(a, b, _, m) sse(Sse::CvttPs2Dq, a, b, m);
-    Cvttsd2si(a, b, _, m) sse(Sse::CvttSd2Si, a, b, m);
-    Cvttss2si(a, b, _, m) sse(Sse::CvttSs2Si, a, b, m);
-    Divpd(a, b, _, m) sse(Sse::DivPd, a, b, m);
-    Divps(a, b, _, m) sse(Sse::DivPs, a, b, m);
-    Divsd(a, b, _, m) sse(Sse::DivSd, a, b, m);
-    Divss(a, b, _, m) sse(Sse::DivSs, a, b, m);
     Haddpd(a, b, _, m) neighbours::<u64>(a, b, m, Sse::AddPd);
     Haddps(a, b, _, m) neighbours::<u32>(a, b, m, Sse::AddPs);
     Hsubpd(a, b, _, m) neighbours::<u64>(a, b, m, Sse::SubPd);
@@ -147,10 +205,6 @@ arithmetic! { narrow_exec:
     Minps(a, b, _, m) lanes(a, b, |a, b| extreme::<u32>(a, b, Relation::Less, m));
     Minsd(a, b, _, m) low(a, b, |a, b| extreme::<u64>(a, b, Relation::Less, m));
     Minss(a, b, _, m) low(a, b, |a, b| extreme::<u32>(a, b, Relation::Less, m));
-    Mulpd(a, b, _, m) sse(Sse::MulPd, a, b, m);
-    Mulps(a, b, _, m) sse(Sse::MulPs, a, b, m);
-    Mulsd(a, b, _, m) sse(Sse::MulSd, a, b, m);
-    Mulss(a, b, _, m) sse(Sse::MulSs, a, b, m);
     Rcpps(a, b, _, m) (sse(Sse::RcpPs, a, b, m).0, 0);
     Rcpss(a, b, _, m) (sse(Sse::RcpSs, a, b, m).0, 0);
     Roundpd(a, b, imm, m) lanes(a, b, |_, b| rounded::<u64>(b, imm, m));
@@ -159,14 +213,6 @@ arithmetic! { narrow_exec:
     Roundss(a, b, imm, m) low(a, b, |_, b| rounded::<u32>(b, imm, m));
     Rsqrtps(a, b, _, m) (sse(Sse::RsqrtPs, a, b, m).0, 0);
     Rsqrtss(a, b, _, m) (sse(Sse::RsqrtSs, a, b, m).0, 0);
-    Sqrtpd(a, b, _, m) sse(Sse::SqrtPd, a, b, m);
-    Sqrtps(a, b, _, m) sse(Sse::SqrtPs, a, b, m);
-    Sqrtsd(a, b, _, m) sse(Sse::SqrtSd, a, b, m);
-    Sqrtss(a, b, _, m) sse(Sse::SqrtSs, a, b, m);
-    Subpd(a, b, _, m) sse(Sse::SubPd, a, b, m);
-    Subps(a, b, _, m) sse(Sse::SubPs, a, b, m);
-    Subsd(a, b, _, m) sse(Sse::SubSd, a, b, m);
-    Subss(a, b, _, m) sse(Sse::SubSs, a, b, m);
 }
 
 /// The lowest lane by `f`, the others from `a`.
@@ -267,10 +313,10 @@ fn rounded<B: Bits>(value: B, imm: u8, mxcsr: u32) -> (B, u32) {
 /// COMISx and UCOMISx.
 pub(super) fn comparison(mnemonic: Mnemonic) -> Option<Exec> {
     Some(match mnemonic {
-        Mnemonic::Comisd => comis::<u64, true>,
-        Mnemonic::Comiss => comis::<u32, true>,
-        Mnemonic::Ucomisd => comis::<u64, false>,
-        Mnemonic::Ucomiss => comis::<u32, false>,
+        Mnemonic::Comisd => exec!(comis::<u64, true>),
+        Mnemonic::Comiss => exec!(comis::<u32, true>),
+        Mnemonic::Ucomisd => exec!(comis::<u64, false>),
+        Mnemonic::Ucomiss => exec!(comis::<u32, false>),
         _ => return None,
     })
 }

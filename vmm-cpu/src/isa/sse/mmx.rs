@@ -12,7 +12,7 @@ use crate::{
     core::{Core, World},
     decode::Lowering,
     isa::{invalid, sized},
-    op::{Exec, Op},
+    op::{Exec, Op, exec},
     system::mode,
     vector::{Lane, OPERAND, RESULT, Vector},
 };
@@ -78,17 +78,17 @@ pub(super) fn lower(l: &mut Lowering<'_>) -> Option<()> {
             .or_else(|| shift::exec(i))
             .or_else(|| shuffle::exec(i.mnemonic()))
     };
-    let function = if masked { moves::store_masked as Exec } else { float.or_else(plain)? };
-    l.push(l.bare(fault.unwrap_or(begin)));
+    let function = if masked { exec!(moves::store_masked) } else { float.or_else(plain)? };
+    l.push(l.bare(fault.unwrap_or(exec!(begin))));
     if fault.is_some() {
         return Some(());
     }
     if masked {
         let op = moves::masked(l)?;
         for (dst, src) in [(RESULT, op.dst), (OPERAND, op.src)] {
-            l.push_pure(Op { exec: from_mmx, dst, src, ..op }, from_mmx);
+            l.push_pure(Op { exec: exec!(from_mmx), dst, src, ..op }, exec!(from_mmx));
         }
-        l.push(l.bare(touch));
+        l.push(l.bare(exec!(touch)));
         l.push(Op { exec: function, dst: RESULT, src: OPERAND, ..op });
         return Some(());
     }
@@ -99,9 +99,9 @@ pub(super) fn lower(l: &mut Lowering<'_>) -> Option<()> {
 /// What an instruction is answered with while the system keeps MMX closed.
 fn shut(mode: u32) -> Option<Exec> {
     if mode & mode::EMULATE != 0 {
-        return Some(invalid);
+        return Some(exec!(invalid));
     }
-    (mode & mode::SWITCHED != 0).then_some(not_available)
+    (mode & mode::SWITCHED != 0).then_some(exec!(not_available))
 }
 
 /// Adds the function between what brings its operands and what takes its result away.
@@ -113,7 +113,7 @@ fn around(l: &mut Lowering<'_>, function: Exec) {
     let source = match kind(i, 1) {
         Place::General => Some(sized!(sizes[1], from_register)),
         Place::Memory => Some(loads(i)),
-        Place::Mmx => Some(from_mmx as Exec),
+        Place::Mmx => Some(exec!(from_mmx)),
         Place::Elsewhere => None,
     };
     if let Some(exec) = source {
@@ -121,26 +121,26 @@ fn around(l: &mut Lowering<'_>, function: Exec) {
         op.src = OPERAND;
     }
     if kind(i, 0) == Place::Mmx {
-        l.push(Op { exec: from_mmx, dst: RESULT, src: place[0], ..op });
+        l.push(Op { exec: exec!(from_mmx), dst: RESULT, src: place[0], ..op });
     }
     if kind(i, 0) != Place::Elsewhere {
         op.dst = RESULT;
     }
     if kind(i, 0) != Place::Memory {
-        l.push(l.bare(touch));
+        l.push(l.bare(exec!(touch)));
     }
     l.push(Op { exec: function, ..op });
     let after = match kind(i, 0) {
         Place::General => Some(sized!(sizes[0], to_register)),
         Place::Memory => Some(sized!(sizes[0], store_part)),
-        Place::Mmx => Some(to_mmx as Exec),
+        Place::Mmx => Some(exec!(to_mmx)),
         Place::Elsewhere => None,
     };
     if let Some(exec) = after {
         l.push(Op { exec, dst: place[0], src: RESULT, ..op });
     }
     if kind(i, 0) == Place::Memory {
-        l.push_pure(l.bare(touch), touch);
+        l.push_pure(l.bare(exec!(touch)), exec!(touch));
     }
 }
 

@@ -18,13 +18,13 @@ use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 
 pub(crate) use self::moves::MXCSR_BITS;
 pub(super) use self::moves::{NEVER, load};
-use self::moves::{UNLESS_MASKED, from_register, store_part, to_register};
+use self::moves::{UNLESS_MASKED, from_register, load_whole, store_part, to_register};
 use super::{Done, invalid, sized};
 use crate::{
     core::{Core, World},
     decode::Lowering,
     exception::{Exception, Vector as Number},
-    op::{Exec, Op},
+    op::{Exec, Op, exec},
     system::mode,
     vector::{OPERAND, RESULT, Vector},
 };
@@ -54,7 +54,7 @@ macro_rules! functions {
                             $result
                         }
                     }
-                    $crate::isa::sse::apply::<Row>
+                    $crate::op::exec!($crate::isa::sse::apply::<Row>)
                 })*
                 _ => return None,
             })
@@ -118,9 +118,9 @@ fn uses(i: &Instruction, such: fn(Register) -> bool) -> bool {
 /// 3, tables 2-2 and 13-1).
 fn closed(mode: u32) -> Option<Exec> {
     if mode & mode::EMULATE != 0 || mode & mode::FXSR == 0 {
-        return Some(invalid);
+        return Some(exec!(invalid));
     }
-    (mode & mode::SWITCHED != 0).then_some(not_available)
+    (mode & mode::SWITCHED != 0).then_some(exec!(not_available))
 }
 
 /// #NM.
@@ -180,13 +180,13 @@ fn loads(i: &Instruction) -> Exec {
             | Mnemonic::Pcmpistrm
     );
     match i.memory_size().size() {
-        1 => load::<u8, NEVER>,
-        2 => load::<u16, NEVER>,
-        4 => load::<u32, NEVER>,
-        8 => load::<u64, NEVER>,
-        _ if unaligned => load::<u128, NEVER>,
-        _ if uses_low_half(i.mnemonic()) => load::<u64, UNLESS_MASKED>,
-        _ => load::<u128, UNLESS_MASKED>,
+        1 => exec!(load::<u8, NEVER>),
+        2 => exec!(load::<u16, NEVER>),
+        4 => exec!(load::<u32, NEVER>),
+        8 => exec!(load::<u64, NEVER>),
+        _ if unaligned => exec!(load_whole::<NEVER>),
+        _ if uses_low_half(i.mnemonic()) => exec!(load::<u64, UNLESS_MASKED>),
+        _ => exec!(load_whole::<UNLESS_MASKED>),
     }
 }
 

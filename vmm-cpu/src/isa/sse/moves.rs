@@ -6,7 +6,7 @@ use super::{Done, sized};
 use crate::{
     core::{Core, World},
     decode::{Form, Lowering, field_of},
-    op::{Exec, Op, Stop},
+    op::{Exec, Op, Stop, exec},
     regs::RDI,
     vector::{Lane, Vector},
     word::{Datum, Word},
@@ -17,27 +17,27 @@ use crate::{
 pub(super) fn lower(l: &mut Lowering<'_>) -> Option<()> {
     match l.instruction.mnemonic() {
         Mnemonic::Movapd | Mnemonic::Movaps | Mnemonic::Movdqa => {
-            whole(l, load::<u128, ALWAYS>, store::<u128, ALWAYS>)
+            whole(l, exec!(load_whole::<ALWAYS>), exec!(store::<Vector, ALWAYS>))
         }
         Mnemonic::Lddqu | Mnemonic::Movdqu | Mnemonic::Movupd | Mnemonic::Movups => {
-            whole(l, load::<u128, NEVER>, store::<u128, NEVER>)
+            whole(l, exec!(load_whole::<NEVER>), exec!(store::<Vector, NEVER>))
         }
         Mnemonic::Movntdq | Mnemonic::Movntdqa | Mnemonic::Movntpd | Mnemonic::Movntps => {
-            whole(l, load::<u128, ALWAYS>, store::<u128, ALWAYS>)
+            whole(l, exec!(load_whole::<ALWAYS>), exec!(store::<Vector, ALWAYS>))
         }
         Mnemonic::Movd | Mnemonic::Movq => scalar(l),
-        Mnemonic::Movhpd | Mnemonic::Movhps => part(l, None, store_high),
-        Mnemonic::Movlpd | Mnemonic::Movlps => part(l, None, store::<u64, NEVER>),
-        Mnemonic::Movsd => part(l, Some(load::<u64, NEVER>), store::<u64, NEVER>),
-        Mnemonic::Movss => part(l, Some(load::<u32, NEVER>), store::<u32, NEVER>),
+        Mnemonic::Movhpd | Mnemonic::Movhps => part(l, None, exec!(store_high)),
+        Mnemonic::Movlpd | Mnemonic::Movlps => part(l, None, exec!(store::<u64, NEVER>)),
+        Mnemonic::Movsd => part(l, Some(exec!(load::<u64, NEVER>)), exec!(store::<u64, NEVER>)),
+        Mnemonic::Movss => part(l, Some(exec!(load::<u32, NEVER>)), exec!(store::<u32, NEVER>)),
         Mnemonic::Maskmovdqu => {
             let op = masked(l)?;
             l.push(op);
             Some(())
         }
         Mnemonic::Movnti => not_temporal(l),
-        Mnemonic::Ldmxcsr => control(l, load_control),
-        Mnemonic::Stmxcsr => control(l, store_control),
+        Mnemonic::Ldmxcsr => control(l, exec!(load_control)),
+        Mnemonic::Stmxcsr => control(l, exec!(store_control)),
         _ => None,
     }
 }
@@ -45,7 +45,7 @@ pub(super) fn lower(l: &mut Lowering<'_>) -> Option<()> {
 fn whole(l: &mut Lowering<'_>, load: Exec, store: Exec) -> Option<()> {
     let (op, form) = l.operands();
     match form {
-        Form::RegReg => l.push_pure(Op { exec: copy, ..op }, copy),
+        Form::RegReg => l.push_pure(Op { exec: exec!(copy), ..op }, exec!(copy)),
         Form::RegMem => l.push(Op { exec: load, ..op }),
         _ => l.push(Op { exec: store, ..op }),
     }
@@ -59,13 +59,13 @@ fn scalar(l: &mut Lowering<'_>) -> Option<()> {
     let size = l.size(0).min(l.size(1));
     let (mut op, form) = l.operands();
     op.exec = match form {
-        Form::RegMem if size == 4 => load::<u32, NEVER>,
-        Form::RegMem => load::<u64, NEVER>,
-        Form::MemReg if size == 4 => store::<u32, NEVER>,
-        Form::MemReg => store::<u64, NEVER>,
+        Form::RegMem if size == 4 => exec!(load::<u32, NEVER>),
+        Form::RegMem => exec!(load::<u64, NEVER>),
+        Form::MemReg if size == 4 => exec!(store::<u32, NEVER>),
+        Form::MemReg => exec!(store::<u64, NEVER>),
         _ if is_general(0) => sized!(size, to_register),
         _ if is_general(1) => sized!(size, from_register),
-        _ => copy_low,
+        _ => exec!(copy_low),
     };
     match form {
         Form::RegReg => l.push_pure(op, op.exec),
@@ -101,6 +101,11 @@ pub(in crate::isa) fn load<D: Datum, const ALIGNED: u8>(
     let at = core.aligned::<ALIGNED>(op)?;
     core.vectors[op.dst] = Vector::of(core.load::<D>(at, world)?);
     Ok(())
+}
+
+pub(super) fn load_whole<const ALIGNED: u8>(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
+    let at = core.aligned::<ALIGNED>(op)?;
+    core.load_vector(op.dst, at, world)
 }
 
 pub(super) fn store<D: Datum, const ALIGNED: u8>(
@@ -171,7 +176,7 @@ pub(super) fn masked(l: &mut Lowering<'_>) -> Option<Op> {
         OpKind::MemorySegDI => 2,
         _ => return None,
     };
-    let mut op = l.bare(store_masked);
+    let mut op = l.bare(exec!(store_masked));
     (op.dst, op.src) = (field_of(i.op_register(1)), field_of(i.op_register(2)));
     let len = if i.op_register(1).is_mm() { 8 } else { 16 };
     op.imm = len;

@@ -6,17 +6,17 @@ use super::Done;
 use crate::{
     core::{Core, World},
     flags::{CF, ZF},
-    op::{Exec, Op},
+    op::{Exec, Op, exec},
     vector::Lane,
 };
 
 /// What executes an instruction, and what does if nobody sees its flags.
 pub(super) fn exec(mnemonic: Mnemonic) -> Option<[Exec; 2]> {
     Some(match mnemonic {
-        Mnemonic::Blendvpd => [blend::<i64>; 2],
-        Mnemonic::Blendvps => [blend::<i32>; 2],
-        Mnemonic::Pblendvb => [blend::<i8>; 2],
-        Mnemonic::Ptest => [test, nothing],
+        Mnemonic::Blendvpd => [exec!(blend::<i64>); 2],
+        Mnemonic::Blendvps => [exec!(blend::<i32>); 2],
+        Mnemonic::Pblendvb => [exec!(blend::<i8>); 2],
+        Mnemonic::Ptest => [exec!(test), exec!(nothing)],
         _ => return None,
     })
 }

@@ -5,7 +5,7 @@ use iced_x86::{Instruction, Mnemonic, OpKind};
 use super::Done;
 use crate::{
     core::{Core, World},
-    op::{Exec, Op},
+    op::{Exec, Op, exec},
     vector::{Lane, Vector},
 };
 
@@ -26,7 +26,7 @@ macro_rules! shifts {
                             $result
                         }
                     }
-                    if immediate { by_immediate::<Row> } else { by_vector::<Row> }
+                    if immediate { exec!(by_immediate::<Row>) } else { exec!(by_vector::<Row>) }
                 })*
                 _ => return None,
             })

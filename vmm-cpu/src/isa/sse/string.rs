@@ -6,7 +6,7 @@ use super::Done;
 use crate::{
     core::{Core, World},
     flags::{CF, OF, SF, ZF},
-    op::{Exec, Op},
+    op::{Exec, Op, exec},
     regs::{RAX, RCX, RDX},
     vector::{Lane, Vector},
 };
@@ -22,12 +22,14 @@ pub(super) fn exec(i: &Instruction) -> Option<Exec> {
     let long =
         matches!(i.code(), Code::Pcmpestri64_xmm_xmmm128_imm8 | Code::Pcmpestrm64_xmm_xmmm128_imm8);
     Some(match i.mnemonic() {
-        Mnemonic::Pcmpestri | Mnemonic::Pcmpestri64 if long => compare::<EXPLICIT_LONG>,
-        Mnemonic::Pcmpestri => compare::<EXPLICIT>,
-        Mnemonic::Pcmpestrm | Mnemonic::Pcmpestrm64 if long => compare::<{ EXPLICIT_LONG | MASK }>,
-        Mnemonic::Pcmpestrm => compare::<{ EXPLICIT | MASK }>,
-        Mnemonic::Pcmpistri => compare::<0>,
-        Mnemonic::Pcmpistrm => compare::<MASK>,
+        Mnemonic::Pcmpestri | Mnemonic::Pcmpestri64 if long => exec!(compare::<EXPLICIT_LONG>),
+        Mnemonic::Pcmpestri => exec!(compare::<EXPLICIT>),
+        Mnemonic::Pcmpestrm | Mnemonic::Pcmpestrm64 if long => {
+            exec!(compare::<{ EXPLICIT_LONG | MASK }>)
+        }
+        Mnemonic::Pcmpestrm => exec!(compare::<{ EXPLICIT | MASK }>),
+        Mnemonic::Pcmpistri => exec!(compare::<0>),
+        Mnemonic::Pcmpistrm => exec!(compare::<MASK>),
         _ => return None,
     })
 }

@@ -7,7 +7,7 @@ use crate::{
     decode::Lowering,
     flags::{AC, DF, ID, IF, IOPL, NT, RF, STATUS, TF, VIF, VIP},
     isa::Done,
-    op::{Exec, Op},
+    op::{Exec, Op, exec},
     regs::{PAGE, R11, RCX, RDX, RSP},
     segment::is_null,
     state::Segment,
@@ -16,11 +16,11 @@ use crate::{
 
 pub(super) fn lower(l: &mut Lowering<'_>) -> Option<()> {
     let exec: Exec = match l.instruction.mnemonic() {
-        Mnemonic::Syscall => syscall,
-        Mnemonic::Sysenter => sysenter,
-        Mnemonic::Sysexit | Mnemonic::Sysexitq => sysexit,
-        Mnemonic::Sysret if l.instruction.code() == Code::Sysretd => sysret::<false>,
-        Mnemonic::Sysretq => sysret::<true>,
+        Mnemonic::Syscall => exec!(syscall),
+        Mnemonic::Sysenter => exec!(sysenter),
+        Mnemonic::Sysexit | Mnemonic::Sysexitq => exec!(sysexit),
+        Mnemonic::Sysret if l.instruction.code() == Code::Sysretd => exec!(sysret::<false>),
+        Mnemonic::Sysretq => exec!(sysret::<true>),
         _ => return None,
     };
     l.push(l.bare(exec));

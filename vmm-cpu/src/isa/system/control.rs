@@ -7,8 +7,8 @@ use crate::{
     decode::{Form, Lowering},
     exception::{Exception, Vector},
     flags::AC,
-    isa::Done,
-    op::{Exec, Op},
+    isa::{Done, sized},
+    op::{Exec, Op, exec},
     paging::{CR0_WP, CR4_SMAP, CR4_SMEP, PHYSICAL_BITS},
     state::rights,
     system::{
@@ -16,17 +16,18 @@ use crate::{
         CR4_PAE, CR4_PGE, CR4_PSE, CS, DR6_BD, DR6_BITS, DR6_FIXED, DR7_BITS, DR7_FIXED, DR7_GD,
         EFER_LMA, EFER_LME,
     },
+    word::Word,
 };
 
 pub(super) fn lower(l: &mut Lowering<'_>) -> Option<()> {
     match l.instruction.mnemonic() {
         Mnemonic::Clac | Mnemonic::Stac => {
             let on = l.instruction.mnemonic() == Mnemonic::Stac;
-            l.push(l.bare(if on { set_access::<true> } else { set_access::<false> }));
+            l.push(l.bare(if on { exec!(set_access::<true>) } else { exec!(set_access::<false>) }));
             Some(())
         }
-        Mnemonic::Clts => changing(l, clear_switched),
-        Mnemonic::Invlpg => changing(l, invalidate),
+        Mnemonic::Clts => changing(l, exec!(clear_switched)),
+        Mnemonic::Invlpg => changing(l, exec!(invalidate)),
         Mnemonic::Lmsw => load_status(l),
         Mnemonic::Mov => mov(l),
         Mnemonic::Smsw => store_status(l),
@@ -49,11 +50,11 @@ fn mov(l: &mut Lowering<'_>) -> Option<()> {
     };
     let (to, from) = (register(0), register(1));
     if to.is_cr() {
-        changing(l, write_control)
+        changing(l, exec!(write_control))
     } else if to.is_dr() {
-        changing(l, write_debug)
+        changing(l, exec!(write_debug))
     } else if from.is_cr() || from.is_dr() {
-        let exec: Exec = if from.is_cr() { read_control } else { read_debug };
+        let exec: Exec = if from.is_cr() { exec!(read_control) } else { exec!(read_debug) };
         let op = Op { exec, ..l.operands().0 };
         l.push(op);
         Some(())
@@ -235,8 +236,8 @@ fn invalidate(core: &mut Core, op: &Op, _: &World<'_>) -> Done {
 
 fn load_status(l: &mut Lowering<'_>) -> Option<()> {
     let exec: Exec = match l.instruction.op_kind(0) {
-        OpKind::Register => load_status_reg,
-        _ => load_status_mem,
+        OpKind::Register => exec!(load_status_reg),
+        _ => exec!(load_status_mem),
     };
     changing(l, exec)
 }
@@ -264,23 +265,17 @@ fn set_status(core: &mut Core, op: &Op, value: u16) -> Done {
 fn store_status(l: &mut Lowering<'_>) -> Option<()> {
     let size = l.size(0);
     let (mut op, form) = l.operands();
-    op.exec = match (form, size) {
-        (Form::Mem, _) => store_status_mem,
-        (_, 2) => |core, op, _| {
-            core.set_reg(op.dst, core.system.cr0 as u16);
-            Ok(())
-        },
-        (_, 4) => |core, op, _| {
-            core.set_reg(op.dst, core.system.cr0 as u32);
-            Ok(())
-        },
-        _ => |core, op, _| {
-            core.regs[op.dst] = core.system.cr0;
-            Ok(())
-        },
+    op.exec = match form {
+        Form::Mem => exec!(store_status_mem),
+        _ => sized!(size, store_status_reg),
     };
     l.push(op);
     Some(())
+}
+
+fn store_status_reg<W: Word>(core: &mut Core, op: &Op, _: &World<'_>) -> Done {
+    core.set_reg(op.dst, W::of(core.system.cr0));
+    Ok(())
 }
 
 fn store_status_mem(core: &mut Core, op: &Op, world: &World<'_>) -> Done {

@@ -7,7 +7,7 @@ use crate::{
     decode::Lowering,
     exception::Target,
     isa::Done,
-    op::{Exec, Op, Stop},
+    op::{Op, Stop, exec},
     regs::{PAGE, RSP},
     segment::{Into, error_code, is_null},
     state::Segment,
@@ -29,17 +29,17 @@ mod kind {
 pub(super) fn lower(l: &mut Lowering<'_>) -> Option<()> {
     let i = l.instruction;
     let exec = match i.code() {
-        Code::Call_m1616 => call::<u16, false> as Exec,
-        Code::Call_m1632 => call::<u32, false>,
-        Code::Call_ptr1616 => call::<u16, true>,
-        Code::Call_ptr1632 => call::<u32, true>,
-        Code::Jmp_m1616 => jump::<u16, false>,
-        Code::Jmp_m1632 => jump::<u32, false>,
-        Code::Jmp_ptr1616 => jump::<u16, true>,
-        Code::Jmp_ptr1632 => jump::<u32, true>,
-        Code::Retfq | Code::Retfq_imm16 => back::<u64>,
-        Code::Retfd | Code::Retfd_imm16 => back::<u32>,
-        Code::Retfw | Code::Retfw_imm16 => back::<u16>,
+        Code::Call_m1616 => exec!(call::<u16, false>),
+        Code::Call_m1632 => exec!(call::<u32, false>),
+        Code::Call_ptr1616 => exec!(call::<u16, true>),
+        Code::Call_ptr1632 => exec!(call::<u32, true>),
+        Code::Jmp_m1616 => exec!(jump::<u16, false>),
+        Code::Jmp_m1632 => exec!(jump::<u32, false>),
+        Code::Jmp_ptr1616 => exec!(jump::<u16, true>),
+        Code::Jmp_ptr1632 => exec!(jump::<u32, true>),
+        Code::Retfq | Code::Retfq_imm16 => exec!(back::<u64>),
+        Code::Retfd | Code::Retfd_imm16 => exec!(back::<u32>),
+        Code::Retfw | Code::Retfw_imm16 => exec!(back::<u16>),
         _ => return None,
     };
     let mut op = l.operands().0;

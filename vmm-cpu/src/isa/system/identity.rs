@@ -7,14 +7,14 @@ use crate::{
     decode::Lowering,
     flags::CF,
     isa::{Done, sized},
-    op::Op,
+    op::{Op, exec},
     regs::{RAX, RBX, RCX, RDX},
     word::Word,
 };
 
 pub(super) fn lower(l: &mut Lowering<'_>) -> Option<()> {
     match l.instruction.mnemonic() {
-        Mnemonic::Cpuid => l.push(l.bare(identify)),
+        Mnemonic::Cpuid => l.push(l.bare(exec!(identify))),
         Mnemonic::Rdrand | Mnemonic::Rdseed => {
             let size = l.size(0);
             let mut op = l.operands().0;

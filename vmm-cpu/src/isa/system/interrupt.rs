@@ -7,7 +7,7 @@ use crate::{
     decode::Lowering,
     flags::{AC, DF, ID, IF, IOPL, NT, OF, RF, STATUS, TF, VIF, VIP, VM},
     isa::Done,
-    op::{Exec, Op, Stop},
+    op::{Op, Stop, exec},
     regs::PAGE,
     segment::Into,
     word::Word,
@@ -15,13 +15,13 @@ use crate::{
 
 pub(super) fn lower(l: &mut Lowering<'_>) -> Option<()> {
     let exec = match l.instruction.mnemonic() {
-        Mnemonic::Int => software as Exec,
-        Mnemonic::Int1 => debug,
-        Mnemonic::Int3 => breakpoint,
-        Mnemonic::Into => overflow,
-        Mnemonic::Iret => back::<u16>,
-        Mnemonic::Iretd => back::<u32>,
-        Mnemonic::Iretq => back::<u64>,
+        Mnemonic::Int => exec!(software),
+        Mnemonic::Int1 => exec!(debug),
+        Mnemonic::Int3 => exec!(breakpoint),
+        Mnemonic::Into => exec!(overflow),
+        Mnemonic::Iret => exec!(back::<u16>),
+        Mnemonic::Iretd => exec!(back::<u32>),
+        Mnemonic::Iretq => exec!(back::<u64>),
         _ => return None,
     };
     let mut op = Op { scale: Op::STACK, ..l.bare(exec) };

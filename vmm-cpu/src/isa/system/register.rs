@@ -6,7 +6,7 @@ use crate::{
     core::{Core, World},
     decode::Lowering,
     isa::Done,
-    op::{Exec, Op},
+    op::{Exec, Op, exec},
     paging::is_canonical,
     regs::{FS_BASE, GS_BASE, RAX, RCX, RDX},
     system::{CR4_FSGSBASE, CR4_TSD},
@@ -16,17 +16,25 @@ use crate::{
 pub(super) fn lower(l: &mut Lowering<'_>) -> Option<()> {
     let i = l.instruction;
     let exec = match i.mnemonic() {
-        Mnemonic::Rdfsbase => return base(l, FS_BASE, base_of::<u32>, base_of::<u64>),
-        Mnemonic::Rdgsbase => return base(l, GS_BASE, base_of::<u32>, base_of::<u64>),
-        Mnemonic::Rdmsr => read_msr as Exec,
-        Mnemonic::Rdpid => process,
-        Mnemonic::Rdpmc => no_counter,
-        Mnemonic::Rdtsc => time,
-        Mnemonic::Rdtscp => time_and_process,
-        Mnemonic::Swapgs => swap,
-        Mnemonic::Wrfsbase => return base(l, FS_BASE, set_base::<u32>, set_base::<u64>),
-        Mnemonic::Wrgsbase => return base(l, GS_BASE, set_base::<u32>, set_base::<u64>),
-        Mnemonic::Wrmsr => write_msr,
+        Mnemonic::Rdfsbase => {
+            return base(l, FS_BASE, exec!(base_of::<u32>), exec!(base_of::<u64>));
+        }
+        Mnemonic::Rdgsbase => {
+            return base(l, GS_BASE, exec!(base_of::<u32>), exec!(base_of::<u64>));
+        }
+        Mnemonic::Rdmsr => exec!(read_msr),
+        Mnemonic::Rdpid => exec!(process),
+        Mnemonic::Rdpmc => exec!(no_counter),
+        Mnemonic::Rdtsc => exec!(time),
+        Mnemonic::Rdtscp => exec!(time_and_process),
+        Mnemonic::Swapgs => exec!(swap),
+        Mnemonic::Wrfsbase => {
+            return base(l, FS_BASE, exec!(set_base::<u32>), exec!(set_base::<u64>));
+        }
+        Mnemonic::Wrgsbase => {
+            return base(l, GS_BASE, exec!(set_base::<u32>), exec!(set_base::<u64>));
+        }
+        Mnemonic::Wrmsr => exec!(write_msr),
         _ => return None,
     };
     let op = Op { exec, ..l.operands().0 };

@@ -7,7 +7,7 @@ use crate::{
     decode::Lowering,
     flags::{IF, IOPL},
     isa::Done,
-    op::{Exec, Op, Stop},
+    op::{Op, Stop, exec},
     regs::PAGE,
 };
 
@@ -36,14 +36,14 @@ impl Core {
 
 pub(super) fn lower(l: &mut Lowering<'_>) -> Option<()> {
     let exec = match l.instruction.mnemonic() {
-        Mnemonic::Cli => mask as Exec,
+        Mnemonic::Cli => exec!(mask),
         Mnemonic::Hlt => {
             l.end_block();
-            halt
+            exec!(halt)
         }
         // Caches are not modelled: there is nothing to write back.
-        Mnemonic::Invd | Mnemonic::Wbinvd => no_cache,
-        Mnemonic::Sti => unmask,
+        Mnemonic::Invd | Mnemonic::Wbinvd => exec!(no_cache),
+        Mnemonic::Sti => exec!(unmask),
         _ => return None,
     };
     l.push(l.bare(exec));

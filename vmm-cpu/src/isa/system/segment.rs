@@ -10,7 +10,7 @@ use crate::{
         Done, invalid, sized,
         stack::{Stack, by_stack},
     },
-    op::{Exec, Op, Stop},
+    op::{Exec, Op, Stop, exec},
     regs::{BASES, PAGE, RSP},
     segment::is_null,
     state::Segment,
@@ -23,20 +23,20 @@ pub(super) fn lower(l: &mut Lowering<'_>) -> Option<()> {
     if l.mode & mode::REAL != 0
         && matches!(l.instruction.mnemonic(), Arpl | Lar | Lsl | Verr | Verw)
     {
-        l.push(l.bare(invalid));
+        l.push(l.bare(exec!(invalid)));
         return Some(());
     }
     match l.instruction.mnemonic() {
         Mnemonic::Arpl => adjust(l),
-        Mnemonic::Lar => ask(l, look_reg::<true>, look_mem::<true>),
+        Mnemonic::Lar => ask(l, exec!(look_reg::<true>), exec!(look_mem::<true>)),
         Mnemonic::Lds | Mnemonic::Les => far_pointer(l),
         Mnemonic::Lfs | Mnemonic::Lgs | Mnemonic::Lss => far_pointer(l),
-        Mnemonic::Lsl => ask(l, look_reg::<false>, look_mem::<false>),
+        Mnemonic::Lsl => ask(l, exec!(look_reg::<false>), exec!(look_mem::<false>)),
         Mnemonic::Mov => mov(l),
         Mnemonic::Pop if is_segment(l, 0) => stack(l, true),
         Mnemonic::Push if is_segment(l, 0) => stack(l, false),
-        Mnemonic::Verr => ask(l, verify_reg::<false>, verify_mem::<false>),
-        Mnemonic::Verw => ask(l, verify_reg::<true>, verify_mem::<true>),
+        Mnemonic::Verr => ask(l, exec!(verify_reg::<false>), exec!(verify_mem::<false>)),
+        Mnemonic::Verw => ask(l, exec!(verify_reg::<true>), exec!(verify_mem::<true>)),
         _ => None,
     }
 }
@@ -53,12 +53,12 @@ fn mov(l: &mut Lowering<'_>) -> Option<()> {
             return None;
         }
         let (mut op, form) = l.operands();
-        op.exec = if form == Form::RegMem { load_mem } else { load_reg };
+        op.exec = if form == Form::RegMem { exec!(load_mem) } else { exec!(load_reg) };
         loads_segment(l, op);
     } else if is_segment(l, 1) {
         let (mut op, form) = l.operands();
         op.exec = match form {
-            Form::MemReg => store_mem,
+            Form::MemReg => exec!(store_mem),
             _ => sized!(size, store_reg),
         };
         l.push(op);
@@ -183,7 +183,7 @@ fn load_far<W: Word>(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
 /// ARPL: raises a selector's RPL to that of another.
 fn adjust(l: &mut Lowering<'_>) -> Option<()> {
     let (mut op, form) = l.operands();
-    op.exec = if form == Form::MemReg { adjust_mem } else { adjust_reg };
+    op.exec = if form == Form::MemReg { exec!(adjust_mem) } else { exec!(adjust_reg) };
     l.push(op);
     Some(())
 }

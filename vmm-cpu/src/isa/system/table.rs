@@ -5,12 +5,13 @@ use iced_x86::{Code, Mnemonic};
 use crate::{
     core::{Core, World},
     decode::{Form, Lowering},
-    isa::{Done, invalid},
-    op::{Exec, Op, Stop},
+    isa::{Done, invalid, sized},
+    op::{Exec, Op, Stop, exec},
     paging::is_canonical,
     segment::{error_code, is_null},
     state::{Segment, Table},
     system::mode,
+    word::Word,
 };
 
 /// Types of system segments (Intel SDM 3, table 3-2). Outside long mode a TSS of 16 bits has 8 less.
@@ -22,16 +23,16 @@ const BUSY: u64 = 1 << 41;
 pub(super) fn lower(l: &mut Lowering<'_>) -> Option<()> {
     use Mnemonic::{Lldt, Ltr, Sldt, Str};
     if l.mode & mode::REAL != 0 && matches!(l.instruction.mnemonic(), Lldt | Ltr | Sldt | Str) {
-        l.push(l.bare(invalid));
+        l.push(l.bare(exec!(invalid)));
         return Some(());
     }
     let exec = match l.instruction.mnemonic() {
-        Mnemonic::Lgdt => load::<false> as Exec,
-        Mnemonic::Lidt => load::<true>,
-        Mnemonic::Sgdt => store::<false>,
-        Mnemonic::Sidt => store::<true>,
-        Mnemonic::Lldt => return with_selector(l, local_reg, local_mem),
-        Mnemonic::Ltr => return with_selector(l, task_reg, task_mem),
+        Mnemonic::Lgdt => exec!(load::<false>),
+        Mnemonic::Lidt => exec!(load::<true>),
+        Mnemonic::Sgdt => exec!(store::<false>),
+        Mnemonic::Sidt => exec!(store::<true>),
+        Mnemonic::Lldt => return with_selector(l, exec!(local_reg), exec!(local_mem)),
+        Mnemonic::Ltr => return with_selector(l, exec!(task_reg), exec!(task_mem)),
         Mnemonic::Sldt => return store_selector::<false>(l),
         Mnemonic::Str => return store_selector::<true>(l),
         _ => return None,
@@ -161,19 +162,21 @@ fn system_segment(
 fn store_selector<const TASK: bool>(l: &mut Lowering<'_>) -> Option<()> {
     let size = l.size(0);
     let (mut op, form) = l.operands();
-    op.exec = match (form, size) {
-        (Form::Mem, _) => |core, op, w| core.store(core.address(op), selector::<TASK>(core), w),
-        (_, 2) => |core, op, _| {
-            core.set_reg(op.dst, selector::<TASK>(core));
-            Ok(())
-        },
-        _ => |core, op, _| {
-            core.regs[op.dst] = u64::from(selector::<TASK>(core));
-            Ok(())
-        },
+    op.exec = match form {
+        Form::Mem => exec!(store_selector_mem::<TASK>),
+        _ => sized!(size, store_selector_reg, TASK),
     };
     l.push(op);
     Some(())
+}
+
+fn store_selector_reg<W: Word, const TASK: bool>(core: &mut Core, op: &Op, _: &World<'_>) -> Done {
+    core.set_reg(op.dst, W::of(selector::<TASK>(core).into()));
+    Ok(())
+}
+
+fn store_selector_mem<const TASK: bool>(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
+    core.store(core.address(op), selector::<TASK>(core), world)
 }
 
 fn selector<const TASK: bool>(core: &Core) -> u16 {

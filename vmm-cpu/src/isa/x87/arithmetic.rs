@@ -6,7 +6,7 @@ use super::{Done, indefinite, is_nan};
 use crate::{
     core::{Core, World},
     fp::X87,
-    op::{Exec, Op},
+    op::{Exec, Op, exec},
     vector::Vector,
     x87::{C0, C1, C2, C3, ZE},
 };
@@ -31,10 +31,10 @@ macro_rules! kinds {
                         const SWAPPED: bool = $swapped;
                         const POPS: bool = $pops;
                     }
-                    $shape::<Row>
+                    exec!($shape::<Row>)
                 })*
-                Mnemonic::Fabs => sign::<true>,
-                Mnemonic::Fchs => sign::<false>,
+                Mnemonic::Fabs => exec!(sign::<true>),
+                Mnemonic::Fchs => exec!(sign::<false>),
                 _ => return None,
             })
         }

@@ -16,7 +16,7 @@ use crate::{
     decode::Lowering,
     exception::{Exception, Vector as Number},
     fp::{self, Answer, Bits, X87},
-    op::{Exec, Op, Stop},
+    op::{Exec, Op, Stop, exec},
     regs::{FS_BASE, GS_BASE, PAGE},
     system::{CS, FS, GS, mode},
     vector::{OPERAND, Vector},
@@ -36,7 +36,7 @@ pub(super) fn lower(l: &mut Lowering<'_>) -> Option<()> {
         _ => l.mode & (mode::EMULATE | mode::SWITCHED) != 0,
     };
     if closed {
-        l.push(l.bare(not_available));
+        l.push(l.bare(exec!(not_available)));
         return Some(());
     }
     let mut op = l.operands().0;
@@ -86,13 +86,13 @@ fn loads(i: &Instruction) -> Option<(Exec, Source)> {
         return None;
     }
     Some(match i.memory_size() {
-        MemorySize::Bcd => (load_long, Source::Bcd),
-        MemorySize::Float32 => (load_source::<u32>, Source::Float32),
-        MemorySize::Float64 => (load_source::<u64>, Source::Float64),
-        MemorySize::Float80 => (load_long, Source::Float80),
-        MemorySize::Int16 => (load_source::<u16>, Source::Int16),
-        MemorySize::Int32 => (load_source::<u32>, Source::Int32),
-        MemorySize::Int64 => (load_source::<u64>, Source::Int64),
+        MemorySize::Bcd => (exec!(load_long), Source::Bcd),
+        MemorySize::Float32 => (exec!(load_source::<u32>), Source::Float32),
+        MemorySize::Float64 => (exec!(load_source::<u64>), Source::Float64),
+        MemorySize::Float80 => (exec!(load_long), Source::Float80),
+        MemorySize::Int16 => (exec!(load_source::<u16>), Source::Int16),
+        MemorySize::Int32 => (exec!(load_source::<u32>), Source::Int32),
+        MemorySize::Int64 => (exec!(load_source::<u64>), Source::Int64),
         _ => return None,
     })
 }

@@ -6,7 +6,7 @@ use super::{Done, Source, indefinite};
 use crate::{
     core::{Core, World},
     fp::{self, X87},
-    op::{Exec, Op, Stop},
+    op::{Exec, Op, Stop, exec},
     vector::Vector,
     word::Word,
     x87::{C1, IE, OE, UE},
@@ -15,22 +15,22 @@ use crate::{
 /// What executes an instruction.
 pub(super) fn exec(i: &Instruction) -> Option<Exec> {
     Some(match i.mnemonic() {
-        Mnemonic::Fbld | Mnemonic::Fild | Mnemonic::Fld => load,
-        Mnemonic::Fld1 => constant::<ONE>,
-        Mnemonic::Fldl2e => constant::<L2E>,
-        Mnemonic::Fldl2t => constant::<L2T>,
-        Mnemonic::Fldlg2 => constant::<LG2>,
-        Mnemonic::Fldln2 => constant::<LN2>,
-        Mnemonic::Fldpi => constant::<PI>,
-        Mnemonic::Fldz => constant::<ZERO>,
-        Mnemonic::Fst if i.op_kind(0) == OpKind::Register => copy::<false>,
-        Mnemonic::Fstp if i.op_kind(0) == OpKind::Register => copy::<true>,
+        Mnemonic::Fbld | Mnemonic::Fild | Mnemonic::Fld => exec!(load),
+        Mnemonic::Fld1 => exec!(constant::<ONE>),
+        Mnemonic::Fldl2e => exec!(constant::<L2E>),
+        Mnemonic::Fldl2t => exec!(constant::<L2T>),
+        Mnemonic::Fldlg2 => exec!(constant::<LG2>),
+        Mnemonic::Fldln2 => exec!(constant::<LN2>),
+        Mnemonic::Fldpi => exec!(constant::<PI>),
+        Mnemonic::Fldz => exec!(constant::<ZERO>),
+        Mnemonic::Fst if i.op_kind(0) == OpKind::Register => exec!(copy::<false>),
+        Mnemonic::Fstp if i.op_kind(0) == OpKind::Register => exec!(copy::<true>),
         Mnemonic::Fbstp | Mnemonic::Fist | Mnemonic::Fistp | Mnemonic::Fst | Mnemonic::Fstp => {
             stores::<false>(i)?
         }
-        Mnemonic::Fstpnce => copy_unchecked,
+        Mnemonic::Fstpnce => exec!(copy_unchecked),
         Mnemonic::Fisttp => stores::<true>(i)?,
-        Mnemonic::Fxch => exchange,
+        Mnemonic::Fxch => exec!(exchange),
         _ => return None,
     })
 }
@@ -39,17 +39,17 @@ pub(super) fn exec(i: &Instruction) -> Option<Exec> {
 fn stores<const CHOPS: bool>(i: &Instruction) -> Option<Exec> {
     let pops = !matches!(i.mnemonic(), Mnemonic::Fist | Mnemonic::Fst);
     Some(match (i.memory_size(), pops) {
-        (MemorySize::Bcd, _) => store_long::<true>,
-        (MemorySize::Float32, false) => store::<u32, TO_F32, CHOPS, false>,
-        (MemorySize::Float32, true) => store::<u32, TO_F32, CHOPS, true>,
-        (MemorySize::Float64, false) => store::<u64, TO_F64, CHOPS, false>,
-        (MemorySize::Float64, true) => store::<u64, TO_F64, CHOPS, true>,
-        (MemorySize::Float80, _) => store_long::<false>,
-        (MemorySize::Int16, false) => store::<u16, TO_INT, CHOPS, false>,
-        (MemorySize::Int16, true) => store::<u16, TO_INT, CHOPS, true>,
-        (MemorySize::Int32, false) => store::<u32, TO_INT, CHOPS, false>,
-        (MemorySize::Int32, true) => store::<u32, TO_INT, CHOPS, true>,
-        (MemorySize::Int64, _) => store::<u64, TO_INT, CHOPS, true>,
+        (MemorySize::Bcd, _) => exec!(store_long::<true>),
+        (MemorySize::Float32, false) => exec!(store::<u32, TO_F32, CHOPS, false>),
+        (MemorySize::Float32, true) => exec!(store::<u32, TO_F32, CHOPS, true>),
+        (MemorySize::Float64, false) => exec!(store::<u64, TO_F64, CHOPS, false>),
+        (MemorySize::Float64, true) => exec!(store::<u64, TO_F64, CHOPS, true>),
+        (MemorySize::Float80, _) => exec!(store_long::<false>),
+        (MemorySize::Int16, false) => exec!(store::<u16, TO_INT, CHOPS, false>),
+        (MemorySize::Int16, true) => exec!(store::<u16, TO_INT, CHOPS, true>),
+        (MemorySize::Int32, false) => exec!(store::<u32, TO_INT, CHOPS, false>),
+        (MemorySize::Int32, true) => exec!(store::<u32, TO_INT, CHOPS, true>),
+        (MemorySize::Int64, _) => exec!(store::<u64, TO_INT, CHOPS, true>),
         _ => return None,
     })
 }
