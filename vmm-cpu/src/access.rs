@@ -343,6 +343,7 @@ impl Core {
         let page = Lent::from(world.ram, physical);
         if let Some(page) = page {
             self.tlb.entry_mut(linear).learn(linear, page, false, true);
+            self.tlb.note_fetch(linear);
         }
         Ok(page)
     }

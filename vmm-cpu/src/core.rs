@@ -152,7 +152,8 @@ impl Core {
 
     /// Forgets the translation of the page of `linear`.
     pub(crate) fn flush_page(&mut self, linear: u64) {
-        self.tlb.flush_page(linear);
-        self.forget_jumps();
+        if self.tlb.flush_page(linear) {
+            self.forget_jumps();
+        }
     }
 }

@@ -74,8 +74,8 @@ struct Leaf {
     path: [(u64, u64); 4],
     depth: usize,
     wide: bool,
-    /// It is larger than 4 KiB.
-    large: bool,
+    /// The level of its entry: above the lowest, 0, it is larger than 4 KiB.
+    level: u32,
     /// The AND of the paths' rights, NX as its opposite.
     rights: u64,
 }
@@ -103,8 +103,8 @@ impl Core {
             }
             self.forget_code(&leaf, access, world)?;
             if self.mark(&leaf, access, world) {
-                if leaf.large {
-                    self.tlb.holds_large();
+                if leaf.level > 0 {
+                    self.tlb.holds_large(linear, leaf.level);
                 }
                 return Ok(leaf.physical);
             }
@@ -127,7 +127,7 @@ impl Core {
             path: [(0, 0); 4],
             depth: 0,
             wide: paging.wide,
-            large: false,
+            level: 0,
             rights: WRITABLE | USER | NO_EXECUTE,
         };
         let mut table = self.root(paging);
@@ -152,7 +152,7 @@ impl Core {
             table = entry & ADDRESS;
             if is_leaf {
                 let within = (1 << shift) - 1;
-                leaf.large = level > 0;
+                leaf.level = level;
                 leaf.physical = page_of(entry, paging, level) & !within | linear & within;
                 break;
             }
