@@ -42,9 +42,9 @@ const fn bits<const N: usize>(set: [u32; N]) -> u32 {
 /// Function 1, EDX: FPU, DE, PSE, TSC, MSR, PAE, CX8, SEP, MTRR, PGE, CMOV, PAT, PSE-36, CLFSH, MMX,
 /// FXSR, SSE, SSE2.
 const BASIC_EDX: u32 = bits([0, 2, 3, 4, 5, 6, 8, 11, 12, 13, 15, 16, 17, 19, 23, 24, 25, 26]);
-/// Function 1, ECX: SSE3, SSSE3, CMPXCHG16B, SSE4.1, SSE4.2, MOVBE, POPCNT, XSAVE, RDRAND,
-/// HYPERVISOR.
-const BASIC_ECX: u32 = bits([0, 9, 13, 19, 20, 22, 23, 26, 30, 31]);
+/// Function 1, ECX: SSE3, PCLMULQDQ, SSSE3, CMPXCHG16B, SSE4.1, SSE4.2, MOVBE, POPCNT, AES, XSAVE,
+/// RDRAND, HYPERVISOR.
+const BASIC_ECX: u32 = bits([0, 1, 9, 13, 19, 20, 22, 23, 25, 26, 30, 31]);
 /// Function 1, EDX: a local APIC; ECX: x2APIC and TSC-deadline. They are not the CPU's own.
 const APIC_EDX: u32 = bits([9]);
 const APIC_ECX: u32 = bits([21, 24]);

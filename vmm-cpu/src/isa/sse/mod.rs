@@ -1,10 +1,11 @@
-//! SSE to SSE4.2, and MMX.
+//! SSE to SSE4.2, AES, and MMX.
 //!
 //! Almost every instruction is a function of one or two vectors and an immediate. The tables of the
 //! files here hold these functions, which know vector registers only: an operand that is somewhere
 //! else is brought into [`OPERAND`] by an operation before, and a result that belongs elsewhere
 //! goes through [`RESULT`] to an operation behind.
 
+mod cipher;
 mod float;
 mod integer;
 mod mmx;
@@ -90,6 +91,7 @@ pub(super) fn lower(l: &mut Lowering<'_>) -> Option<()> {
     let plain = integer::exec(mnemonic)
         .or_else(|| shift::exec(i))
         .or_else(|| shuffle::exec(mnemonic))
+        .or_else(|| cipher::exec(mnemonic))
         .or_else(|| string::exec(i));
     let [exec, lean] = plain.map(|exec| [exec; 2]).or_else(|| select::exec(mnemonic))?;
     staged(l, |l, op| l.push_pure(Op { exec, ..op }, lean));
