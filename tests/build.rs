@@ -1,6 +1,6 @@
 //! Compiles the programs that the tests of sandboxes run.
 
-use std::process::ExitCode;
+use std::{path::Path, process::ExitCode};
 
 #[path = "guests/foreign.rs"]
 mod foreign;
@@ -9,7 +9,9 @@ mod program;
 
 fn main() -> ExitCode {
     println!("cargo::rerun-if-changed=build.rs");
-    match program::all("guests/sandbox").and_then(|()| foreign::all()) {
+    let portable = Path::new("guests/portable/portable.c");
+    let made = program::all("guests/sandbox").and_then(|()| program::freestanding(portable));
+    match made.and_then(|()| foreign::all()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             println!("cargo::error=compiling programs for sandboxes: {why}");

@@ -33,6 +33,15 @@ pub(crate) fn one(source: &Path) -> Result<(), String> {
     compile(compiler.to_command(), source, &place(source)?)
 }
 
+/// Makes `OUT_DIR/sandbox/NAME` of a `NAME.c` that needs no library and starts at `_start`.
+pub(crate) fn freestanding(source: &Path) -> Result<(), String> {
+    println!("cargo::rerun-if-changed={}", source.display());
+    let compiler = cc::Build::new().opt_level(1).debug(false).warnings(false).try_get_compiler();
+    let mut command = compiler.map_err(|error| format!("{NEEDED}: {error}"))?.to_command();
+    command.args(["-nostdlib", "-fno-stack-protector", "-march=x86-64", "-Wl,--build-id=none"]);
+    compile(command, source, &place(source)?)
+}
+
 fn place(source: &Path) -> Result<PathBuf, String> {
     let out = env::var_os("OUT_DIR").ok_or("OUT_DIR is not set: build with cargo")?;
     let out = Path::new(&out).join("sandbox");
@@ -42,7 +51,8 @@ fn place(source: &Path) -> Result<PathBuf, String> {
 
 fn compile(mut compiler: Command, source: &Path, program: &Path) -> Result<(), String> {
     compiler.args(["-static", "-no-pie", "-fno-pie", "-Wall", "-Wextra", "-Werror"]);
-    compiler.args(["-I", HEADERS, "-o"]).arg(program).args([source.as_os_str(), "-lm".as_ref()]);
+    compiler.args(["-I", HEADERS, "-o"]).arg(program).args([source]);
+    compiler.arg("-lm");
     let output = compiler.output().map_err(|error| format!("{NEEDED}: {error}"))?;
     if output.status.success() {
         return Ok(());

@@ -41,6 +41,7 @@ pub mod machine;
 pub mod memory;
 pub mod persist;
 mod process;
+pub mod snapshot;
 #[cfg(feature = "soft")]
 pub mod soft;
 #[cfg(not(feature = "soft"))]

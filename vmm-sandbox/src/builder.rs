@@ -1,12 +1,18 @@
 //! From a description to a sandbox.
 
 use std::{
-    borrow::Cow, fmt, ops::ControlFlow, os::unix::ffi::OsStringExt, path::PathBuf, sync::Arc,
+    borrow::Cow,
+    fmt,
+    ops::ControlFlow,
+    os::unix::ffi::OsStringExt,
+    path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
 use vmm_core::{
     Error, Result,
+    arch::CpuModel,
     host::{self, KvmKind, Need},
     hv::{Hypervisor, VmConfig},
 };
@@ -49,22 +55,25 @@ pub struct Builder {
     image: Image,
     arguments: Option<Vec<Vec<u8>>>,
     environment: Vec<Vec<u8>>,
-    hypervisor: Option<Arc<dyn Hypervisor>>,
-    memory: u64,
-    functions: HostFunctions,
-    limits: Limits,
-    ask: Option<Ask>,
-    stdin: Input,
-    stdout: Output,
-    stderr: Output,
+    pub(crate) hypervisor: Option<Arc<dyn Hypervisor>>,
+    pub(crate) cpu: Option<CpuModel>,
+    pub(crate) baseline_only: bool,
+    pub(crate) memory: u64,
+    pub(crate) functions: HostFunctions,
+    pub(crate) limits: Limits,
+    pub(crate) ask: Option<Ask>,
+    pub(crate) stdin: Input,
+    pub(crate) stdout: Output,
+    pub(crate) stderr: Output,
     user: (u32, u32),
-    file_limit: u64,
-    mounts: Vec<Mount>,
+    pub(crate) file_limit: u64,
+    pub(crate) mounts: Vec<Mount>,
 }
 
 enum Image {
     Bytes(Cow<'static, [u8]>),
     Path(PathBuf),
+    Saved(PathBuf),
 }
 
 impl Builder {
@@ -76,12 +85,26 @@ impl Builder {
         Self::new(Image::Bytes(image))
     }
 
+    pub(crate) fn of_saved(path: PathBuf) -> Self {
+        Self::new(Image::Saved(path))
+    }
+
+    /// The file, if it is a snapshot.
+    pub(crate) fn saved_path(&self) -> Option<&Path> {
+        match &self.image {
+            Image::Saved(path) => Some(path),
+            Image::Bytes(_) | Image::Path(_) => None,
+        }
+    }
+
     fn new(image: Image) -> Self {
         Self {
             image,
             arguments: None,
             environment: Vec::new(),
             hypervisor: None,
+            cpu: None,
+            baseline_only: false,
             memory: MEMORY,
             functions: HostFunctions::default(),
             limits: Limits { output: OUTPUT, ..Limits::default() },
@@ -130,6 +153,24 @@ impl Builder {
     /// The back end; without this the best one for programs ([`host::best`]).
     pub fn hypervisor(mut self, hypervisor: impl Into<Arc<dyn Hypervisor>>) -> Self {
         self.hypervisor = Some(hypervisor.into());
+        self
+    }
+
+    /// The processor that the program is told of, as far as the host has it; without this, all that
+    /// the back end has. One that two hosts have in common ([`CpuModel::common_with`]) makes
+    /// snapshots that go on on both.
+    ///
+    /// Where ring 3 sees the host's own CPUID (user-mode KVM) this hides nothing.
+    pub fn cpu(mut self, model: CpuModel) -> Self {
+        self.cpu = Some(model);
+        self
+    }
+
+    /// The caller knows that the program of a saved snapshot uses no instruction beyond the first
+    /// x86-64 processors' (SSE2), whatever it was shown of the one it ran on. Without this it may
+    /// have used everything, and goes on only where that is.
+    pub fn baseline_only(mut self) -> Self {
+        self.baseline_only = true;
         self
     }
 
@@ -235,22 +276,28 @@ impl Builder {
     /// `BadImage` if the program is not a static x86-64 Linux program; `BadConfig` if it does not
     /// fit the memory, or a setting is out of range; `Host` if its file or a directory cannot be
     /// opened, or the host gives no VM; `NoHypervisor` if there is none.
-    pub fn build(self) -> Result<Sandbox> {
+    pub fn build(mut self) -> Result<Sandbox> {
+        self.memory = self.memory.checked_next_multiple_of(PAGE).unwrap_or(u64::MAX);
+        let memory = self.memory;
+        if !(LEAST_MEMORY..=MOST_MEMORY).contains(&memory) {
+            let message = format!("{memory} bytes of memory: 1 MiB to 64 TiB can be given");
+            return Err(Error::bad_config(message));
+        }
+        if let Image::Saved(path) = &self.image {
+            let path = path.clone();
+            return self.resume(&path);
+        }
         let (image, name) = self.image.open()?;
         let program = Program::parse(&image)?;
         let hypervisor = match self.hypervisor {
             Some(hypervisor) => hypervisor,
             None => host::best(Need::Program)?.into(),
         };
-        let memory = self.memory.next_multiple_of(PAGE);
-        if !(LEAST_MEMORY..=MOST_MEMORY).contains(&memory) {
-            let message = format!("{memory} bytes of memory: 1 MiB to 64 TiB can be given");
-            return Err(Error::bad_config(message));
-        }
         let vm = hypervisor.create_vm(&VmConfig { vcpus: 1, irq: None })?;
         let mut space = Space::new(Arc::clone(&vm), memory)?;
-        let model = &hypervisor.caps().cpu;
-        let mut cpu = Cpu::new(&vm, model, entry(&*hypervisor), &mut space)?;
+        let own = &hypervisor.caps().cpu;
+        let model = self.cpu.map_or_else(|| own.clone(), |wanted| wanted.common_with(own));
+        let mut cpu = Cpu::new(&vm, &model, entry(&*hypervisor), &mut space)?;
         let stack_size = (memory / STACK_SHARE).min(STACK) / PAGE * PAGE;
         let mut random = [0; 16];
         syscall::fill_random(&mut random)
@@ -274,7 +321,11 @@ impl Builder {
         cpu.start(program.entry, rsp)?;
         let namespace = grant::namespace(self.file_limit, self.mounts)?;
         let captured = [self.stdout.captured(), self.stderr.captured()];
-        let streams = [Handle::new(self.stdin), Handle::new(self.stdout), Handle::new(self.stderr)];
+        let streams = [
+            Handle::new(self.stdin),
+            Handle::new(self.stdout.numbered(1)),
+            Handle::new(self.stderr.numbered(2)),
+        ];
         let process = Process {
             space,
             heap: Heap { start: layout.heap, end: layout.heap },
@@ -296,6 +347,7 @@ impl Builder {
         };
         Ok(Sandbox::new(Parts {
             hypervisor,
+            model: Arc::new(model),
             process,
             cpu,
             program,
@@ -318,6 +370,7 @@ impl Image {
                 })?;
                 Ok((image, path.into_os_string().into_vec()))
             }
+            Self::Saved(_) => Err(Error::internal("a snapshot is no image")),
         }
     }
 }
@@ -331,7 +384,7 @@ fn shown_path(name: &[u8]) -> Vec<u8> {
 
 /// The fast way for system calls needs the software CPU, or a KVM whose SYSCALL was seen to enter
 /// ring 0; the other one works everywhere.
-fn entry(hypervisor: &dyn Hypervisor) -> Entry {
+pub(crate) fn entry(hypervisor: &dyn Hypervisor) -> Entry {
     match hypervisor.name() {
         "soft" => Entry::Syscall,
         "kvm" if host::probe().kvm == KvmKind::Whole => Entry::Syscall,
@@ -342,8 +395,10 @@ fn entry(hypervisor: &dyn Hypervisor) -> Entry {
 impl fmt::Debug for Builder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut shown = f.debug_struct("Builder");
-        if let Image::Path(path) = &self.image {
-            shown.field("program", path);
+        match &self.image {
+            Image::Bytes(_) => {}
+            Image::Path(path) => drop(shown.field("program", path)),
+            Image::Saved(path) => drop(shown.field("snapshot", path)),
         }
         shown.field("memory", &self.memory).field("limits", &self.limits).finish_non_exhaustive()
     }

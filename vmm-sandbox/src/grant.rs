@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use vmm_core::{Error, Result};
 
-use crate::files::{self, Namespace};
+use crate::files::{self, Namespace, SavedGrant};
 
 /// What a program may do in a directory of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +21,23 @@ pub(crate) struct Mount {
     pub(crate) directory: PathBuf,
     pub(crate) at: Vec<u8>,
     pub(crate) access: Access,
+}
+
+impl Mount {
+    /// The names from the root on.
+    fn names(&self) -> impl Iterator<Item = &[u8]> {
+        self.at.split(|byte| *byte == b'/').filter(|name| !name.is_empty())
+    }
+
+    pub(crate) fn is_root(&self) -> bool {
+        self.names().next().is_none()
+    }
+
+    /// Whether a program finds here what it was granted once.
+    pub(crate) fn serves(&self, grant: &SavedGrant) -> bool {
+        let writes = self.access == Access::ReadWrite;
+        grant.path.iter().map(Vec::as_slice).eq(self.names()) && (grant.read_only || writes)
+    }
 }
 
 /// The tree of a program with these grants.

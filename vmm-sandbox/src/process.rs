@@ -2,13 +2,14 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use vmm_core::Result;
+use serde::{Deserialize, Serialize};
+use vmm_core::{Error, Result, persist::Kind};
 
 use crate::{
     clock::Clock,
-    files::{Copies, Files, Namespace, View},
+    files::{self, Copies, Files, Namespace, View},
     limits::{Spent, Watch},
-    space::Space,
+    space::{PAGE, Space, USER},
     syscall::Signals,
 };
 
@@ -165,10 +166,95 @@ impl Kept {
     pub(crate) fn memory(&self) -> u64 {
         self.memory
     }
+
+    /// What of it goes into a file.
+    pub(crate) fn record(&self) -> Record {
+        Record {
+            heap: self.heap,
+            mappings_end: self.mappings_end,
+            umask: self.umask,
+            name: self.name.clone(),
+            signals: self.signals.clone(),
+            user: (self.uid, self.gid),
+            stack_size: self.stack_size,
+            clock: self.clock,
+        }
+    }
+
+    /// Its files, for a file.
+    ///
+    /// # Errors
+    /// As for [`Files::record`].
+    pub(crate) fn files_record(&self) -> Result<files::Record> {
+        self.files.record(&self.namespace)
+    }
+}
+
+pub(crate) const RECORD: Kind = Kind { name: "process", version: 1 };
+
+/// A process in a file, without what was lent to it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Record {
+    heap: Heap,
+    mappings_end: u64,
+    umask: u32,
+    name: Vec<u8>,
+    signals: Signals,
+    user: (u32, u32),
+    stack_size: u64,
+    clock: Duration,
+}
+
+/// What a process has that no file can give it.
+pub(crate) struct Lent {
+    pub(crate) space: Space,
+    pub(crate) files: Files,
+    pub(crate) namespace: Namespace,
+    pub(crate) memory: u64,
+    pub(crate) output_left: u64,
+    pub(crate) watch: Watch,
+}
+
+/// Clocks show less: three thousand years.
+const LATEST: Duration = Duration::from_secs(100_000_000_000);
+
+impl Record {
+    /// The process that goes on with what is lent to it now.
+    ///
+    /// # Errors
+    /// `Snapshot` if what it says cannot be.
+    pub(crate) fn process(&self, lent: Lent) -> Result<Process> {
+        let Heap { start, end } = self.heap;
+        let in_order = USER.start <= start && start <= end && end <= USER.end;
+        let page = self.mappings_end.is_multiple_of(PAGE) && self.mappings_end <= USER.end;
+        if !in_order || !page || !self.signals.is_whole() || self.clock > LATEST {
+            return Err(Error::snapshot("process: heap, signals or clock are not possible"));
+        }
+        let Lent { space, files, namespace, memory, output_left, watch } = lent;
+        Ok(Process {
+            space,
+            heap: self.heap,
+            mappings_end: self.mappings_end,
+            files,
+            namespace,
+            umask: self.umask & 0o777,
+            name: self.name.clone(),
+            signals: self.signals.clone(),
+            clock: Clock::new(self.clock),
+            uid: self.user.0,
+            gid: self.user.1,
+            memory,
+            stack_size: self.stack_size.min(memory),
+            output_left,
+            watch,
+            counts: Counts::default(),
+            ended: None,
+        })
+    }
 }
 
 /// What `brk` moves the end of.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Heap {
     pub(crate) start: u64,
     pub(crate) end: u64,

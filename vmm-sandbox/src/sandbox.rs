@@ -2,7 +2,9 @@
 
 use std::{borrow::Cow, fmt, path::PathBuf, sync::Arc};
 
-use vmm_core::{Error, ErrorKind, Result, exit::Fault as VcpuFault, hv::Hypervisor};
+use vmm_core::{
+    Error, ErrorKind, Result, arch::CpuModel, exit::Fault as VcpuFault, hv::Hypervisor,
+};
 
 use crate::{
     builder::Builder,
@@ -23,6 +25,8 @@ use crate::{
 /// had.
 pub struct Sandbox {
     pub(crate) hypervisor: Arc<dyn Hypervisor>,
+    /// The processor that the program is told of.
+    pub(crate) model: Arc<CpuModel>,
     pub(crate) process: Process,
     pub(crate) cpu: Cpu,
     pub(crate) program: Program,
@@ -44,6 +48,7 @@ const RED_ZONE: u64 = 128;
 /// What a builder makes a sandbox of.
 pub(crate) struct Parts {
     pub(crate) hypervisor: Arc<dyn Hypervisor>,
+    pub(crate) model: Arc<CpuModel>,
     pub(crate) process: Process,
     pub(crate) cpu: Cpu,
     pub(crate) program: Program,
@@ -75,10 +80,35 @@ impl Sandbox {
         Builder::of_bytes(image.into())
     }
 
+    /// A program that goes on where a snapshot stood that was [saved](Snapshot::save), in the state
+    /// it had, with an identity of its own.
+    ///
+    /// It is given again what is not in the file, as to a program: what it may take
+    /// ([`memory`](Builder::memory), [`file_limit`](Builder::file_limit) and so on, which are what
+    /// they are for any program unless said otherwise), the host's functions, its standard streams,
+    /// the directories that it was granted. What it has is its own: arguments, environment, user.
+    /// [`Builder::check`] says what is missing.
+    ///
+    /// The file is not trusted, and is copied: it takes as much memory as it has pages.
+    ///
+    /// ```no_run
+    /// # fn main() -> vmm_sandbox::Result<()> {
+    /// let mut app = vmm_sandbox::Sandbox::saved("warm.vmm")
+    ///     .host_fn("points", |word: &str| word.len() as i64)
+    ///     .build()?;
+    /// let score: i64 = app.call("score", ("the quick brown fox",))?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn saved(path: impl Into<PathBuf>) -> Builder {
+        Builder::of_saved(path.into())
+    }
+
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { hypervisor, process, cpu, program, functions, limits, captured } = parts;
+        let Parts { hypervisor, model, process, cpu, program, functions, limits, captured } = parts;
         Self {
             hypervisor,
+            model,
             process,
             cpu,
             program,

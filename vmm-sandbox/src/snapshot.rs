@@ -4,6 +4,7 @@ use std::{fmt, sync::Arc};
 
 use vmm_core::{
     Error, Result,
+    arch::CpuModel,
     hv::{Hypervisor, VmConfig},
 };
 
@@ -58,19 +59,20 @@ const IDENTITY: &str = "vmm_identity";
 #[derive(Clone)]
 pub struct Snapshot(Arc<Warm>);
 
-struct Warm {
-    hypervisor: Arc<dyn Hypervisor>,
-    space: space::Image,
-    cpu: cpu::Image,
-    kept: Kept,
+pub(crate) struct Warm {
+    pub(crate) hypervisor: Arc<dyn Hypervisor>,
+    pub(crate) model: Arc<CpuModel>,
+    pub(crate) space: space::Image,
+    pub(crate) cpu: cpu::Image,
+    pub(crate) kept: Kept,
     captured: [Capture; 2],
-    program: Program,
-    functions: HostFunctions,
+    pub(crate) program: Program,
+    pub(crate) functions: HostFunctions,
     ask: Option<Ask>,
     limits: Limits,
-    state: State,
-    scratch: Scratch,
-    stack: u64,
+    pub(crate) state: State,
+    pub(crate) scratch: Scratch,
+    pub(crate) stack: u64,
     /// Where the program has its identity.
     identity: Option<u64>,
 }
@@ -104,6 +106,7 @@ impl Sandbox {
         let space = self.process.space.image()?;
         let snapshot = Snapshot(Arc::new(Warm {
             hypervisor: Arc::clone(&self.hypervisor),
+            model: Arc::clone(&self.model),
             space,
             cpu,
             kept,
@@ -130,7 +133,7 @@ impl Sandbox {
     ///
     /// # Errors
     /// `WrongState` if the sandbox is unrecoverable; `Incompatible` if the snapshot is of another
-    /// back end; `Host` as for a fork, and the sandbox is then unrecoverable; `WrongProcess` in a
+    /// back end, or was told of another processor; `Host` as for a fork, and the sandbox is then unrecoverable; `WrongProcess` in a
     /// child of `fork()`.
     pub fn reset(&mut self, to: &Snapshot) -> Result<()> {
         if matches!(self.state, State::Unrecoverable(_)) {
@@ -138,6 +141,9 @@ impl Sandbox {
         }
         if !Arc::ptr_eq(&self.hypervisor, &to.0.hypervisor) {
             return Err(Error::incompatible("reset: the snapshot was made with another back end"));
+        }
+        if self.model != to.0.model {
+            return Err(Error::incompatible("reset: the snapshot was told of another processor"));
         }
         // The process's own, too: this fails in a child.
         self.process.watch.listen()?;
@@ -171,6 +177,12 @@ impl Sandbox {
         self.identify(warm.identity)
     }
 
+    /// Gives what came from a file an identity of its own.
+    pub(crate) fn identify_anew(&mut self) -> Result<()> {
+        let at = self.program.symbol(IDENTITY);
+        self.identify(at)
+    }
+
     /// Gives it a new identity, and tells the program.
     fn identify(&mut self, at: Option<u64>) -> Result<()> {
         fill_random(&mut self.identity)
@@ -184,6 +196,10 @@ impl Sandbox {
 }
 
 impl Snapshot {
+    pub(crate) fn warm(&self) -> &Warm {
+        &self.0
+    }
+
     /// Another sandbox, in a VM of its own, that goes on from here. It is the caller's alone: what
     /// it does reaches neither the snapshot nor any other fork. With KVM it takes two descriptors.
     ///
@@ -201,7 +217,7 @@ impl Snapshot {
         let warm = &*self.0;
         let vm = warm.hypervisor.create_vm(&VmConfig { vcpus: 1, irq: None })?;
         let mut space = Space::of_image(Arc::clone(&vm), &warm.space)?;
-        let cpu = Cpu::of_image(&vm, &warm.hypervisor.caps().cpu, &warm.cpu)?;
+        let cpu = Cpu::of_image(&vm, &warm.model, &warm.cpu)?;
         space.settle()?;
         let mut copies = Copies::default();
         let watch = Watch::new(warm.limits, warm.ask.clone(), cpu.kicker());
@@ -210,6 +226,7 @@ impl Snapshot {
         copies.fill()?;
         let mut sandbox = Sandbox {
             hypervisor: Arc::clone(&warm.hypervisor),
+            model: Arc::clone(&warm.model),
             process,
             cpu,
             program: warm.program.clone(),

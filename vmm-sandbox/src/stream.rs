@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use vmm_core::Result as CoreResult;
 
 use self::channel::Channel;
-use crate::files::{About, Copied, Copies, File, Handle, Ready, Status};
+use crate::files::{About, Copied, Copies, File, Handle, Ready, SavedFile, Saver, Status};
 
 /// Where a program's standard input comes from.
 #[derive(Debug, Default)]
@@ -66,7 +66,11 @@ impl From<&str> for Input {
 }
 
 /// Where a program's standard output or standard error goes.
-pub struct Output(Sink);
+pub struct Output {
+    sink: Sink,
+    /// The descriptor it starts as.
+    number: u8,
+}
 
 enum Sink {
     /// Kept for the caller to take.
@@ -99,17 +103,26 @@ impl Output {
     /// Kept in memory, up to the limit of all output, until it is taken
     /// ([`Sandbox::take_stdout`](crate::Sandbox::take_stdout)).
     pub fn capture() -> Self {
-        Self(Sink::Captured(Arc::default()))
+        Self::to(Sink::Captured(Arc::default()))
     }
 
     /// To a writer, on the sandbox's thread. One that waits keeps the sandbox waiting.
     pub fn writer(writer: impl Write + Send + 'static) -> Self {
-        Self(Sink::Writer(Arc::new(Mutex::new(writer))))
+        Self::to(Sink::Writer(Arc::new(Mutex::new(writer))))
+    }
+
+    fn to(sink: Sink) -> Self {
+        Self { sink, number: 1 }
+    }
+
+    /// The same as standard output (1) or standard error (2).
+    pub(crate) fn numbered(self, number: u8) -> Self {
+        Self { number, ..self }
     }
 
     /// What is captured, now and later; stays empty if nothing is.
     pub(crate) fn captured(&self) -> Capture {
-        match &self.0 {
+        match &self.sink {
             Sink::Captured(bytes) => Capture(Arc::clone(bytes)),
             Sink::File(_) | Sink::Writer(_) => Capture::default(),
         }
@@ -135,13 +148,13 @@ impl From<OwnedFd> for Output {
 impl From<fs::File> for Output {
     /// As for a descriptor.
     fn from(file: fs::File) -> Self {
-        Self(Sink::File(Arc::new(Channel::new(file))))
+        Self::to(Sink::File(Arc::new(Channel::new(file))))
     }
 }
 
 impl fmt::Debug for Output {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match &self.0 {
+        f.write_str(match &self.sink {
             Sink::Captured(_) => "Output(captured)",
             Sink::File(_) => "Output(file)",
             Sink::Writer(_) => "Output(writer)",
@@ -188,6 +201,10 @@ impl Copied for Input {
             Source::File(file) => Source::File(Arc::clone(file)),
         })))
     }
+
+    fn save(&self, _: &mut Saver) -> CoreResult<SavedFile> {
+        Ok(SavedFile::Stream(0))
+    }
 }
 
 impl File for Output {
@@ -196,7 +213,7 @@ impl File for Output {
     }
 
     fn write(&mut self, data: &[u8]) -> Result<usize, Errno> {
-        match &mut self.0 {
+        match &mut self.sink {
             Sink::Captured(bytes) => {
                 bytes.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(data);
             }
@@ -213,7 +230,7 @@ impl File for Output {
     }
 
     fn ready(&self) -> Ready<'_> {
-        let ask = match &self.0 {
+        let ask = match &self.sink {
             Sink::File(file) => file.ask(),
             Sink::Captured(_) | Sink::Writer(_) => None,
         };
@@ -232,11 +249,16 @@ impl File for Output {
 impl Copied for Output {
     /// Each sandbox has a buffer of its own, a writer is used by all.
     fn copy(&self, copies: &mut Copies) -> CoreResult<Handle> {
-        Ok(Handle::new(Self(match &self.0 {
+        let sink = match &self.sink {
             Sink::Captured(bytes) => Sink::Captured(Capture(Arc::clone(bytes)).copy(copies)?.0),
             Sink::File(file) => Sink::File(Arc::clone(file)),
             Sink::Writer(writer) => Sink::Writer(Arc::clone(writer)),
-        })))
+        };
+        Ok(Handle::new(Self { sink, number: self.number }))
+    }
+
+    fn save(&self, _: &mut Saver) -> CoreResult<SavedFile> {
+        Ok(SavedFile::Stream(self.number))
     }
 }
 

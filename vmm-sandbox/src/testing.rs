@@ -7,6 +7,7 @@
 
 mod image;
 mod input;
+mod saved;
 
 use std::{ops::Range, path::Path, sync::Arc};
 
@@ -16,6 +17,7 @@ use vmm_core::{
 };
 
 use self::input::Input;
+pub use self::saved::snapshot;
 use crate::{
     Access, Sandbox,
     call::{CALL_HOST, HostFunctions},

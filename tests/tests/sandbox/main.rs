@@ -18,6 +18,7 @@ mod pool;
 mod programs;
 mod ring0;
 mod run;
+mod saved;
 mod snapshot;
 mod storm;
 

@@ -35,8 +35,18 @@ const DEVICES_SEE: &[&str] = &[
 ];
 
 /// What sandboxes see of it: the seam, and what it speaks of.
-const SANDBOX_SEES: &[&str] =
-    &["Error", "ErrorKind", "Result", "arch", "exit", "host", "hv", "memory", "persist"];
+const SANDBOX_SEES: &[&str] = &[
+    "Error",
+    "ErrorKind",
+    "Result",
+    "arch",
+    "exit",
+    "host",
+    "hv",
+    "memory",
+    "persist",
+    "snapshot",
+];
 
 pub(crate) fn check(sources: &[Source]) -> Vec<Finding> {
     let exports = exports(sources);

@@ -1,5 +1,5 @@
-//! Programs for sandboxes, and their system calls; what the targets `sandbox_calls` and
-//! `sandbox_program` in fuzz/ check.
+//! Programs for sandboxes, their system calls, and their snapshots in files; what the targets
+//! `sandbox_calls`, `sandbox_program` and `snapshot` in fuzz/ check.
 #![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
 
 use std::{fs, path::Path};
@@ -38,6 +38,15 @@ proptest! {
     #[test]
     fn any_program_is_loaded_or_refused(input in bytes(200)) {
         testing::program(&input);
+    }
+}
+
+proptest! {
+    #![proptest_config(cases(500))]
+
+    #[test]
+    fn any_snapshot_is_opened_or_refused(kind in any::<u8>(), input in bytes(60)) {
+        testing::snapshot(&[&[kind], &input[..]].concat());
     }
 }
 

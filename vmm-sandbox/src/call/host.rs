@@ -74,6 +74,11 @@ impl HostFunctions {
         self.0.insert(name.into_bytes(), Arc::new(closure));
     }
 
+    /// Their names.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &[u8]> {
+        self.0.keys().map(Vec::as_slice)
+    }
+
     /// Makes the call that a system call asks for; gives RAX.
     pub(crate) fn call(
         &self,

@@ -1,6 +1,7 @@
 //! Lays a call out in registers, on the stack and in scratch memory (System V ABI for x86-64, 3.2.3).
 
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 use vmm_core::{Error, Result};
 
 use super::argument::{Passed, Word};
@@ -15,7 +16,7 @@ const FLOAT_REGISTERS: usize = 8;
 const ALIGNMENT: u64 = 16;
 
 /// Memory of the program that calls are laid out in. It grows and stays.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Scratch {
     at: u64,
     len: u64,

@@ -4,6 +4,7 @@
 //! chooses. How a system call gets there differs: where SYSCALL enters ring 0 it is SYSCALL's own
 //! target, and where it does not (user-mode KVM) a trap in ring 3. What a program sees is the same.
 
+mod record;
 mod stub;
 
 use std::{
@@ -24,6 +25,7 @@ use vmm_core::{
     memory::GuestAddress,
 };
 
+pub(crate) use self::record::{RECORD, Record};
 use self::stub::{CALL_PORT, EXCEPTION_PORT, EXCEPTIONS, Stub};
 use crate::space::Space;
 
@@ -405,6 +407,11 @@ fn ring0_fault(vector: u8, rip: u64) -> Event {
 /// Intel SDM volume 3, table 6-1.
 fn has_error_code(vector: u8) -> bool {
     matches!(vector, 8 | 10..=14 | 17 | 21 | 29 | 30)
+}
+
+/// The state components that a program can have on such a processor.
+pub(crate) fn components(model: &CpuModel) -> u64 {
+    extended_state(model).0.unwrap_or(3)
 }
 
 /// XCR0 and the bits of CR4 that go with what the processor has.

@@ -4,7 +4,7 @@
 use rustix::io::Errno;
 use vmm_core::arch::{DescriptorTable, Segment, SystemRegs, cr0, cr4, efer};
 
-use crate::space::{PAGE, Protection, Space, SystemPage};
+use crate::space::{Image, PAGE, Protection, Space, SystemPage};
 
 /// `stub/stub.S`.
 const IMAGE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/stub.bin"));
@@ -149,12 +149,12 @@ impl Stub {
 
     /// The frame at an address, if it lies in the stub's stack.
     pub(super) fn frame(&self, space: &Space, at: u64) -> Option<Frame> {
-        let offset = at.checked_sub(DATA).filter(|offset| *offset <= PAGE - FRAME_SIZE)?;
-        let mut frame = [0; FRAME_SIZE as usize];
-        space.read_system(self.data, offset, &mut frame);
-        let (words, _) = frame.as_chunks::<8>();
-        let mut words = words.iter().map(|word| u64::from_le_bytes(*word));
-        Some(std::array::from_fn(|_| words.next().unwrap_or(0)))
+        frame(at, |offset, bytes| space.read_system(self.data, offset, bytes))
+    }
+
+    /// The same in memory as it was at one moment.
+    pub(super) fn frame_of(&self, image: &Image, at: u64) -> Option<Frame> {
+        frame(at, |offset, bytes| image.read_system(self.data, offset, bytes))
     }
 
     /// One word of the stub's stack.
@@ -170,6 +170,25 @@ impl Stub {
         space.write_system(self.edits, 0, &bytes(entries));
         EDITS
     }
+}
+
+fn frame(at: u64, read: impl FnOnce(u64, &mut [u8])) -> Option<Frame> {
+    let offset = at.checked_sub(DATA).filter(|offset| *offset <= PAGE - FRAME_SIZE)?;
+    let mut frame = [0; FRAME_SIZE as usize];
+    read(offset, &mut frame);
+    let (words, _) = frame.as_chunks::<8>();
+    let mut words = words.iter().map(|word| u64::from_le_bytes(*word));
+    Some(std::array::from_fn(|_| words.next().unwrap_or(0)))
+}
+
+/// Whether an address is one of the stub's code.
+pub(super) fn has_code(address: u64) -> bool {
+    (CODE..CODE + PAGE).contains(&address)
+}
+
+/// CS and SS of a program.
+pub(super) fn ring3() -> (Segment, Segment) {
+    (Segment::code64(USER_CODE, 3), Segment::data(USER_DATA, 3))
 }
 
 fn gdt() -> [u64; 10] {

@@ -12,7 +12,11 @@ use std::{
 
 use vmm_core::Result;
 
-use super::{Handle, Node, tree::Unfilled};
+use super::{
+    Handle, Node,
+    saved::{SavedFile, Saver},
+    tree::Unfilled,
+};
 
 /// An open file that there can be another of.
 pub(crate) trait Copied {
@@ -21,6 +25,12 @@ pub(crate) trait Copied {
     /// # Errors
     /// `Host` if it is the host's and cannot be opened anew.
     fn copy(&self, copies: &mut Copies) -> Result<Handle>;
+
+    /// It as a record, which names others by what `saver` calls them.
+    ///
+    /// # Errors
+    /// `Unsupported` if it could not be opened again.
+    fn save(&self, saver: &mut Saver) -> Result<SavedFile>;
 }
 
 /// What has been copied so far.

@@ -6,7 +6,11 @@ use rustix::io::Errno;
 
 use vmm_core::Result as CoreResult;
 
-use super::{About, Copied, Copies, File, Handle, How, Node, Place, Status, View, proc::Fixed};
+use super::{
+    About, Copied, Copies, File, Handle, How, Node, Place, Status, View,
+    proc::{Fixed, Which},
+    saved::{SavedFile, SavedNode, Saver},
+};
 use crate::syscall::fill_random;
 
 /// What a device does, and its minor number among Linux' memory devices (`mem(4)`).
@@ -34,10 +38,26 @@ pub(super) fn directory() -> Arc<dyn Node> {
         let target = format!("/proc/self/fd{end}").into_bytes();
         (name, super::proc::link(target))
     });
-    Fixed::directory(devices.map(|(name, device)| (name, node(device))).into_iter().chain(links))
+    let devices = devices.map(|(name, device)| (name, node(device)));
+    Fixed::directory(Which::Devices, devices.into_iter().chain(links))
+}
+
+/// The device of this number.
+pub(super) fn saved(number: u8) -> Option<Arc<dyn Node>> {
+    Some(Arc::new(Device::of_number(number)?))
+}
+
+/// A device of this number that is open.
+pub(super) fn saved_open(number: u8, how: How, place: Place) -> Option<Handle> {
+    Some(Handle::new(Open { device: Device::of_number(number)?, how, place }))
 }
 
 impl Device {
+    fn of_number(number: u8) -> Option<Self> {
+        let all = [Self::Null, Self::Zero, Self::Full, Self::Random, Self::Urandom];
+        all.into_iter().find(|device| *device as u8 == number)
+    }
+
     fn describe(self) -> Status {
         let (major, minor) = (1, self as u64);
         Status {
@@ -57,6 +77,10 @@ impl Node for Device {
 
     fn open(&self, how: How, place: &Place, _: &View<'_>) -> Result<Handle, Errno> {
         Ok(Handle::new(Open { device: *self, how, place: place.clone() }))
+    }
+
+    fn save(&self, _: &mut Saver) -> CoreResult<SavedNode> {
+        Ok(SavedNode::Device(*self as u8))
     }
 }
 
@@ -112,5 +136,10 @@ impl File for Open {
 impl Copied for Open {
     fn copy(&self, copies: &mut Copies) -> CoreResult<Handle> {
         Ok(Handle::new(Self { place: self.place.copy(copies)?, ..*self }))
+    }
+
+    fn save(&self, saver: &mut Saver) -> CoreResult<SavedFile> {
+        let (device, how) = (self.device as u8, self.how);
+        Ok(SavedFile::Device { device, how, place: saver.place(&self.place) })
     }
 }

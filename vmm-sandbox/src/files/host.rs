@@ -26,6 +26,7 @@ use vmm_core::{Error, Result as CoreResult};
 use super::{
     About, Copied, Copies, File, Handle, How, Kind, Listed, Node, Place, Room, Set, Status, View,
     list::{Names, OpenDirectory},
+    saved::{SavedFile, SavedNode, Saver},
 };
 
 /// Opens a directory of the host as a grant.
@@ -133,23 +134,7 @@ impl Node for Granted {
         if status.kind() != libc::S_IFREG {
             return Err(if status.is_link() { Errno::LOOP } else { Errno::ACCESS });
         }
-        let mut flags = match (how.read, how.write) {
-            (_, false) => OFlags::RDONLY,
-            (false, true) => OFlags::WRONLY,
-            (true, true) => OFlags::RDWR,
-        };
-        flags.set(OFlags::APPEND, how.append);
-        flags.set(OFlags::TRUNC, how.truncate && how.write);
-        let file = match how.read || how.write {
-            true => self.reopen(flags)?,
-            false => self.own.try_clone().map_err(|error| errno(&error))?,
-        };
-        // Between the look and the opening it may have become something else.
-        let kind = rustix::fs::fstat(&file)?.st_mode & libc::S_IFMT;
-        if kind != libc::S_IFREG {
-            return Err(Errno::ACCESS);
-        }
-        Ok(Handle::new(Open { file: file.into(), how, place: place.clone() }))
+        Ok(Handle::new(Open { file: self.open_file(how)?, how, place: place.clone() }))
     }
 
     fn target(&self, _: &View<'_>) -> Result<Vec<u8>, Errno> {
@@ -221,9 +206,106 @@ impl Node for Granted {
     fn is_read_only(&self) -> bool {
         self.read_only
     }
+
+    fn save(&self, saver: &mut Saver) -> CoreResult<SavedNode> {
+        let located = self.located()?;
+        let way = saver.granted(&located);
+        let (grant, path) = way.ok_or_else(|| {
+            let path = located.path.escape_ascii();
+            Error::unsupported(format!("saving: {path} is in no directory that was granted"))
+        })?;
+        Ok(SavedNode::Granted { grant, path })
+    }
+}
+
+/// Where the host has something now.
+pub(super) struct Located {
+    path: Vec<u8>,
+    read_only: bool,
+}
+
+impl Located {
+    /// The names from a directory on, if it is below that and as open to changes.
+    pub(super) fn way_from(&self, grant: &Self) -> Option<Vec<Vec<u8>>> {
+        let base = grant.path.strip_suffix(b"/").unwrap_or(&grant.path);
+        let rest = self.path.strip_prefix(base)?;
+        let below = rest.is_empty() || rest.starts_with(b"/");
+        let names = rest.split(|byte| *byte == b'/').filter(|name| !name.is_empty());
+        (below && self.read_only == grant.read_only).then(|| names.map(<[u8]>::to_vec).collect())
+    }
 }
 
 impl Granted {
+    /// Where it is now, which is where it will be looked for.
+    fn located(&self) -> CoreResult<Located> {
+        let link = format!("/proc/self/fd/{}", self.own.as_raw_fd());
+        let host = |errno: Errno| Error::host("asking where a file is", errno.raw_os_error());
+        let path = rustix::fs::readlink(link, Vec::new()).map_err(host)?.into_bytes();
+        let there = rustix::fs::lstat(path.as_slice());
+        let own = rustix::fs::fstat(&*self.own).map_err(host)?;
+        if !there.is_ok_and(|there| (there.st_dev, there.st_ino) == (own.st_dev, own.st_ino)) {
+            let path = path.escape_ascii();
+            return Err(Error::unsupported(format!("saving: {path} is not there any more")));
+        }
+        Ok(Located { path, read_only: self.read_only })
+    }
+}
+
+/// Where a directory is that was granted, and whether only to be read; `None` for what is no
+/// directory of the host.
+pub(super) fn granted(node: &Arc<dyn Node>) -> CoreResult<Option<(Located, bool)>> {
+    let granted: Option<&Granted> = (&**node as &dyn Any).downcast_ref();
+    granted.map(|granted| Ok((granted.located()?, granted.read_only))).transpose()
+}
+
+/// What is at the end of a way, name by name, from a directory that was granted.
+pub(super) fn walk(root: &Arc<dyn Node>, way: &[Vec<u8>]) -> Result<Arc<dyn Node>, Errno> {
+    let mut node = Arc::clone(root);
+    for name in way {
+        let granted: Option<&Granted> = (&*node as &dyn Any).downcast_ref();
+        if name.is_empty() || name == b"." || name == b".." || name.contains(&b'/') {
+            return Err(Errno::INVAL);
+        }
+        node = Arc::new(granted.ok_or(Errno::INVAL)?.child(name)?);
+    }
+    Ok(node)
+}
+
+/// Opens a file again, at the same position.
+pub(super) fn saved_open(place: Place, how: How, at: u64) -> Result<Handle, Errno> {
+    let granted: Option<&Granted> = (&**place.node() as &dyn Any).downcast_ref();
+    let mut file = granted.ok_or(Errno::INVAL)?.open_file(How { truncate: false, ..how })?;
+    if how.read || how.write {
+        file.seek(SeekFrom::Start(at)).map_err(|error| errno(&error))?;
+    }
+    Ok(Handle::new(Open { file, how, place }))
+}
+
+impl Granted {
+    /// Opens a regular file.
+    fn open_file(&self, how: How) -> Result<fs::File, Errno> {
+        if how.write || how.truncate {
+            self.writable()?;
+        }
+        let mut flags = match (how.read, how.write) {
+            (_, false) => OFlags::RDONLY,
+            (false, true) => OFlags::WRONLY,
+            (true, true) => OFlags::RDWR,
+        };
+        flags.set(OFlags::APPEND, how.append);
+        flags.set(OFlags::TRUNC, how.truncate && how.write);
+        let file = match how.read || how.write {
+            true => self.reopen(flags)?,
+            false => self.own.try_clone().map_err(|error| errno(&error))?,
+        };
+        // Between the look and the opening it may have become something else.
+        let kind = rustix::fs::fstat(&file)?.st_mode & libc::S_IFMT;
+        if kind != libc::S_IFREG {
+            return Err(Errno::ACCESS);
+        }
+        Ok(file.into())
+    }
+
     fn set_times(&self, times: [Option<Duration>; 2]) -> Result<(), Errno> {
         let [last_access, last_modification] = times.map(|time| match time {
             Some(time) => Timespec {
@@ -316,6 +398,12 @@ impl Copied for Open {
             sought.map_err(|error| Error::host("seeking", errno(&error).raw_os_error()))?;
         }
         Ok(Handle::new(Self { file, how: self.how, place: self.place.copy(copies)? }))
+    }
+
+    fn save(&self, saver: &mut Saver) -> CoreResult<SavedFile> {
+        // What is only named has no position.
+        let at = (&self.file).stream_position().unwrap_or(0);
+        Ok(SavedFile::Granted { at, how: self.how, place: saver.place(&self.place) })
     }
 }
 

@@ -7,6 +7,7 @@ use vmm_core::Result as CoreResult;
 
 use super::{
     About, Copied, Copies, File, Handle, How, Listed, Place, Status, View,
+    saved::{SavedFile, Saver},
     tree::{Held, Room, sought},
 };
 
@@ -110,4 +111,28 @@ impl Copied for OpenDirectory {
         let (names, status) = (self.names.clone(), self.status);
         Ok(Handle::new(Self { names, next: self.next, status, place, how: self.how, held }))
     }
+
+    fn save(&self, saver: &mut Saver) -> CoreResult<SavedFile> {
+        Ok(SavedFile::Directory {
+            names: self.names.clone(),
+            next: self.next as u64,
+            status: self.status,
+            how: self.how,
+            place: saver.place(&self.place),
+        })
+    }
+}
+
+/// A directory that was open when it was saved.
+pub(super) fn saved(
+    names: &[Listed],
+    next: usize,
+    (status, how): (Status, How),
+    place: Place,
+    room: &Arc<Room>,
+) -> Result<Handle, Errno> {
+    let mut all = Names::new(room);
+    names.iter().try_for_each(|name| all.add(name.clone()))?;
+    let Names { all: names, held } = all;
+    Ok(Handle::new(OpenDirectory { names, next, status, place, how, held }))
 }

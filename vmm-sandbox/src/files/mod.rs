@@ -12,6 +12,7 @@ mod node;
 mod path;
 mod pipe;
 mod proc;
+mod saved;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -25,6 +26,7 @@ use std::{
 };
 
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 use vmm_core::Result as CoreResult;
 
 pub(crate) use self::{
@@ -33,6 +35,7 @@ pub(crate) use self::{
     node::{How, Kind, Listed, Node, Set, View},
     path::{Follow, Found, MOST_PATH, Namespace, Place},
     pipe::pipe,
+    saved::{RECORD, Record, SavedFile, SavedGrant, Saver},
     tree::Room,
 };
 
@@ -146,7 +149,7 @@ impl Ready<'_> {
 }
 
 /// What a program can learn of a file without reading it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Status {
     /// Type and permissions: `st_mode`.
     pub(crate) mode: u32,

@@ -3,9 +3,13 @@
 use std::{any::Any, sync::Arc, time::Duration};
 
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 use vmm_core::Result as CoreResult;
 
-use super::{Copies, Files, Handle, Place, Room, Status};
+use super::{
+    Copies, Files, Handle, Place, Room, Status,
+    saved::{SavedNode, Saver},
+};
 use crate::space::Space;
 
 /// A file, a directory, a link somewhere in a program's tree.
@@ -66,6 +70,9 @@ pub(crate) trait Node: Send + Sync + Any {
         Ok(None)
     }
 
+    /// It as a record, which names others by what `saver` calls them.
+    fn save(&self, saver: &mut Saver) -> CoreResult<SavedNode>;
+
     /// Whether nothing of it can be changed by anyone.
     fn is_read_only(&self) -> bool {
         false
@@ -91,7 +98,7 @@ pub(crate) enum Set {
 }
 
 /// How a file is opened.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct How {
     pub(crate) read: bool,
     pub(crate) write: bool,
@@ -130,7 +137,7 @@ impl How {
 }
 
 /// A name in a directory.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Listed {
     pub(crate) name: Vec<u8>,
     pub(crate) inode: u64,

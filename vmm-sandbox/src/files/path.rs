@@ -17,7 +17,7 @@ const MOST_NAME: usize = 255;
 const MOST_LINKS: usize = 40;
 /// The deepest place that a program can be at. Whatever is open keeps its way, so there is an end
 /// to that, and to its names: those of a path.
-const MOST_DEPTH: usize = 256;
+pub(super) const MOST_DEPTH: usize = 256;
 
 /// A node and the way to it.
 #[derive(Clone)]
@@ -48,7 +48,7 @@ pub(crate) enum Follow {
 
 /// A program's tree of files, and where in it the program is.
 pub(crate) struct Namespace {
-    root: Arc<dyn Node>,
+    pub(super) root: Arc<dyn Node>,
     mounts: Vec<Mount>,
     /// What its files in memory, and what the host keeps for them, may take.
     pub(crate) room: Arc<Room>,
@@ -85,6 +85,20 @@ impl Place {
 
     fn names(&self) -> impl Iterator<Item = &[u8]> {
         self.way.iter().map(|(name, _)| name.as_slice())
+    }
+
+    /// The names from the root on and what they lead to.
+    pub(super) fn way(&self) -> &[(Vec<u8>, Arc<dyn Node>)] {
+        &self.way
+    }
+
+    pub(super) fn root_node(&self) -> &Arc<dyn Node> {
+        &self.root
+    }
+
+    /// A place that was saved.
+    pub(super) fn saved(way: Vec<(Vec<u8>, Arc<dyn Node>)>, root: Arc<dyn Node>) -> Self {
+        Self { way, root }
     }
 
     /// The same place in another sandbox.
@@ -139,6 +153,22 @@ impl Namespace {
         } else {
             self.mounts.insert(0, (names, node));
         }
+    }
+
+    /// The root and all that is mounted, each with its names from the root on.
+    pub(super) fn places(&self) -> impl Iterator<Item = (&[Vec<u8>], &Arc<dyn Node>)> {
+        let mounts = self.mounts.iter().map(|(path, node)| (path.as_slice(), node));
+        std::iter::once((&[][..], &self.root)).chain(mounts)
+    }
+
+    /// What is mounted at exactly this place.
+    pub(super) fn granted_at(&self, path: &[Vec<u8>]) -> Option<&Arc<dyn Node>> {
+        self.places().find(|(at, _)| *at == path).map(|(_, node)| node)
+    }
+
+    /// Makes a tree that was saved the root.
+    pub(super) fn set_root(&mut self, root: Arc<dyn Node>) {
+        self.root = root;
     }
 
     /// What is mounted so far comes with every root: it is found there, and not listed.
@@ -235,9 +265,7 @@ impl Namespace {
         match exact {
             Some((_, node)) => Ok(Arc::clone(node)),
             None => match at.node().find(name, view) {
-                Err(Errno::NOENT) if below.next().is_some() => {
-                    Ok(super::proc::Fixed::directory(std::iter::empty()))
-                }
+                Err(Errno::NOENT) if below.next().is_some() => Ok(super::proc::Fixed::empty()),
                 node => node,
             },
         }

@@ -9,13 +9,16 @@ use rustix::io::Errno;
 
 use vmm_core::Result as CoreResult;
 
-use super::{About, Copied, Copies, File, Handle, Ready, Status};
+use super::{
+    About, Copied, Copies, File, Handle, Ready, Status,
+    saved::{SavedFile, Saver},
+};
 
 /// What fits into a pipe, as in Linux.
 const ROOM: usize = 64 << 10;
 
 #[derive(Clone, Debug, Default)]
-struct Shared {
+pub(super) struct Shared {
     bytes: VecDeque<u8>,
     readers: usize,
     writers: usize,
@@ -35,6 +38,25 @@ pub(crate) fn pipe(flags: i32) -> (Handle, Handle) {
     let nonblocking = flags & libc::O_NONBLOCK != 0;
     let end = |writes| Handle::new(End { shared: Arc::clone(&shared), writes, nonblocking });
     (end(false), end(true))
+}
+
+/// Pipes without ends, with these bytes in them; `None` if one has no room for its.
+pub(super) fn saved(pipes: &[Vec<u8>]) -> Option<Vec<Arc<Mutex<Shared>>>> {
+    let pipe = |bytes: &Vec<u8>| {
+        let shared = Shared { bytes: bytes.clone().into(), ..Shared::default() };
+        (bytes.len() <= ROOM).then(|| Arc::new(Mutex::new(shared)))
+    };
+    pipes.iter().map(pipe).collect()
+}
+
+/// One more end of a pipe.
+pub(super) fn saved_end(shared: &Arc<Mutex<Shared>>, writes: bool, nonblocking: bool) -> Handle {
+    let end = End { shared: Arc::clone(shared), writes, nonblocking };
+    match writes {
+        true => end.shared().writers += 1,
+        false => end.shared().readers += 1,
+    }
+    Handle::new(end)
 }
 
 impl End {
@@ -114,6 +136,11 @@ impl Copied for End {
     fn copy(&self, copies: &mut Copies) -> CoreResult<Handle> {
         let shared = copies.shared(&self.shared)?;
         Ok(Handle::new(Self { shared, ..*self }))
+    }
+
+    fn save(&self, saver: &mut Saver) -> CoreResult<SavedFile> {
+        let pipe = saver.pipe(&self.shared, || self.shared().bytes.iter().copied().collect());
+        Ok(SavedFile::Pipe { pipe, writes: self.writes, nonblocking: self.nonblocking })
     }
 }
 

@@ -3,12 +3,14 @@
 use std::{collections::BTreeMap, fmt::Write as _, io::SeekFrom, sync::Arc};
 
 use rustix::io::Errno;
-use vmm_core::Result as CoreResult;
+use serde::{Deserialize, Serialize};
+use vmm_core::{Error, Result as CoreResult};
 
 use super::{
     About, Copied, Copies, File, Handle, How, Listed, Node, Place, Status, View,
     list::{Names, OpenDirectory},
-    tree::{Held, sought},
+    saved::{SavedFile, SavedNode, Saver},
+    tree::{Held, Room, sought},
 };
 
 /// `st_dev` of what is made up.
@@ -16,22 +18,84 @@ pub(super) const DEVICE: u64 = 2;
 
 /// The directory `/proc`.
 pub(super) fn directory() -> Arc<dyn Node> {
+    Fixed::directory(Which::Processes, [("self", own_directory())].into_iter())
+}
+
+/// The directory `/proc/self`.
+fn own_directory() -> Arc<dyn Node> {
     let own: [(&str, Arc<dyn Node>); 3] =
         [("exe", Arc::new(Own::Exe)), ("fd", Arc::new(Descriptors)), ("maps", Arc::new(Own::Maps))];
-    let own = Fixed::directory(own.into_iter());
-    Fixed::directory([("self", own)].into_iter())
+    Fixed::directory(Which::Own, own.into_iter())
 }
 
 /// A directory whose names never change.
-pub(super) struct Fixed(BTreeMap<Vec<u8>, Arc<dyn Node>>);
+pub(super) struct Fixed {
+    which: Which,
+    entries: BTreeMap<Vec<u8>, Arc<dyn Node>>,
+}
+
+/// The directories there are of that kind.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) enum Which {
+    /// `/dev`.
+    Devices,
+    /// What only leads to something mounted.
+    Empty,
+    /// `/proc/self`.
+    Own,
+    /// `/proc`.
+    Processes,
+}
 
 impl Fixed {
     pub(super) fn directory(
+        which: Which,
         entries: impl Iterator<Item = (&'static str, Arc<dyn Node>)>,
     ) -> Arc<dyn Node> {
         let entries = entries.map(|(name, node)| (name.as_bytes().to_vec(), node));
-        Arc::new(Self(entries.collect()))
+        Arc::new(Self { which, entries: entries.collect() })
     }
+
+    /// One without names.
+    pub(super) fn empty() -> Arc<dyn Node> {
+        Self::directory(Which::Empty, std::iter::empty())
+    }
+}
+
+/// What of all that is in a file.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Saved {
+    Descriptors,
+    Directory(Which),
+    Exe,
+    Link(Vec<u8>),
+    Maps,
+}
+
+/// What was saved, made anew.
+pub(super) fn saved(saved: &Saved) -> Arc<dyn Node> {
+    match saved {
+        Saved::Descriptors => Arc::new(Descriptors),
+        Saved::Directory(Which::Devices) => super::device::directory(),
+        Saved::Directory(Which::Empty) => Fixed::empty(),
+        Saved::Directory(Which::Own) => own_directory(),
+        Saved::Directory(Which::Processes) => directory(),
+        Saved::Exe => Arc::new(Own::Exe),
+        Saved::Link(target) => link(target.clone()),
+        Saved::Maps => Arc::new(Own::Maps),
+    }
+}
+
+/// A text that was open when it was saved.
+pub(super) fn saved_text(
+    text: &[u8],
+    at: u64,
+    place: Place,
+    room: &Arc<Room>,
+) -> Result<Handle, Errno> {
+    let mut held = Held::nothing(room);
+    held.take(text.len() as u64)?;
+    Ok(Handle::new(Text { text: text.to_vec(), at, place, held }))
 }
 
 impl Node for Fixed {
@@ -41,7 +105,7 @@ impl Node for Fixed {
 
     fn open(&self, how: How, place: &Place, view: &View<'_>) -> Result<Handle, Errno> {
         let mut names = Names::new(view.room);
-        for (name, node) in &self.0 {
+        for (name, node) in &self.entries {
             let status = node.status(view)?;
             let (inode, kind) = (status.inode, status.kind());
             names.add(Listed { name: name.clone(), inode, kind })?;
@@ -50,7 +114,11 @@ impl Node for Fixed {
     }
 
     fn find(&self, name: &[u8], _: &View<'_>) -> Result<Arc<dyn Node>, Errno> {
-        self.0.get(name).cloned().ok_or(Errno::NOENT)
+        self.entries.get(name).cloned().ok_or(Errno::NOENT)
+    }
+
+    fn save(&self, _: &mut Saver) -> CoreResult<SavedNode> {
+        Ok(SavedNode::Own(Saved::Directory(self.which)))
     }
 }
 
@@ -105,6 +173,14 @@ impl Node for Own {
             Self::Maps => Err(Errno::INVAL),
         }
     }
+
+    fn save(&self, _: &mut Saver) -> CoreResult<SavedNode> {
+        Ok(SavedNode::Own(match self {
+            Self::Exe => Saved::Exe,
+            Self::Link(target) => Saved::Link(target.clone()),
+            Self::Maps => Saved::Maps,
+        }))
+    }
 }
 
 /// The areas of memory as `proc_pid_maps(5)` has them.
@@ -148,6 +224,10 @@ impl Node for Descriptors {
         let file = view.files.get(fd).map_err(|_| Errno::NOENT)?;
         Ok(Arc::new(Descriptor(file)))
     }
+
+    fn save(&self, _: &mut Saver) -> CoreResult<SavedNode> {
+        Ok(SavedNode::Own(Saved::Descriptors))
+    }
 }
 
 /// A link to what a descriptor has open.
@@ -166,6 +246,11 @@ impl Node for Descriptor {
 
     fn copy(&self, copies: &mut Copies) -> CoreResult<Option<Arc<dyn Node>>> {
         Ok(Some(Arc::new(Self(copies.handle(&self.0)?))))
+    }
+
+    fn save(&self, _: &mut Saver) -> CoreResult<SavedNode> {
+        let why = "the program is in a directory that it found as one of /proc/self/fd";
+        Err(Error::unsupported(format!("saving: {why}")))
     }
 
     fn target(&self, _: &View<'_>) -> Result<Vec<u8>, Errno> {
@@ -230,5 +315,10 @@ impl Copied for Text {
     fn copy(&self, copies: &mut Copies) -> CoreResult<Handle> {
         let (place, held) = (self.place.copy(copies)?, self.held.copy(copies)?);
         Ok(Handle::new(Self { text: self.text.clone(), at: self.at, place, held }))
+    }
+
+    fn save(&self, saver: &mut Saver) -> CoreResult<SavedFile> {
+        let (text, place) = (self.text.clone(), saver.place(&self.place));
+        Ok(SavedFile::Text { text, at: self.at, place })
     }
 }

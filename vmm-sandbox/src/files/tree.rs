@@ -3,6 +3,8 @@
 //! All of a tree counts against one limit, names and nodes too, so that a program cannot make the
 //! host's memory its own.
 
+mod saved;
+
 use std::{
     any::Any,
     collections::BTreeMap,
@@ -21,7 +23,10 @@ use super::{
     About, Copied, Copies, File, Handle, How, Kind, Listed, Node, Place, Set, Status, View,
     list::{Names, OpenDirectory},
     now,
+    saved::{SavedAbout, SavedFile, SavedNode, Saver},
 };
+
+pub(super) use self::saved::{Links, connect, directory_of, file_of, link_of, open_of};
 
 /// What a node and its first name, and each further name, cost beside their bytes.
 const NODE: u64 = 256;
@@ -50,6 +55,15 @@ impl Room {
     #[cfg(feature = "testing")]
     pub(crate) fn left(&self) -> u64 {
         self.left.load(Relaxed)
+    }
+
+    /// The number that the next node gets.
+    pub(super) fn next_inode(&self) -> u64 {
+        self.inodes.load(Relaxed)
+    }
+
+    pub(super) fn set_next_inode(&self, next: u64) {
+        self.inodes.store(next, Relaxed);
     }
 
     fn give(&self, bytes: u64) {
@@ -92,6 +106,17 @@ impl Common {
     fn copy(&self, copies: &mut Copies) -> CoreResult<Self> {
         let (room, meta) = (self.room.copy(copies)?, Mutex::new(*self.meta()));
         Ok(Self { inode: self.inode, room, meta })
+    }
+
+    fn save(&self) -> SavedAbout {
+        let meta = *self.meta();
+        SavedAbout { inode: self.inode, mode: meta.mode, times: meta.times }
+    }
+
+    fn of_saved(room: &Arc<Room>, about: &SavedAbout, links: u64) -> Result<Self, Errno> {
+        room.take(NODE)?;
+        let meta = Meta { mode: about.mode & 0o7777, links, times: about.times };
+        Ok(Self { inode: about.inode, room: Arc::clone(room), meta: Mutex::new(meta) })
     }
 
     fn meta(&self) -> MutexGuard<'_, Meta> {
@@ -436,6 +461,12 @@ impl Node for Directory {
         }
         Ok(Some(to))
     }
+
+    fn save(&self, saver: &mut Saver) -> CoreResult<SavedNode> {
+        let entries = self.entries();
+        let entries = entries.iter().map(|(name, node)| (name.clone(), saver.node(node)));
+        Ok(SavedNode::Directory { about: self.common.save(), entries: entries.collect() })
+    }
 }
 
 /// A regular file in memory.
@@ -551,6 +582,11 @@ impl Node for Regular {
     fn copy(&self, copies: &mut Copies) -> CoreResult<Option<Arc<dyn Node>>> {
         Ok(Some(Arc::new(Self(self.0.copy_of(copies)?))))
     }
+
+    fn save(&self, _: &mut Saver) -> CoreResult<SavedNode> {
+        let bytes = self.0.bytes().to_vec();
+        Ok(SavedNode::File { about: self.0.common.save(), bytes })
+    }
 }
 
 /// A regular file that is open.
@@ -626,6 +662,10 @@ impl Copied for Open {
         let (content, place) = (self.content.copy_of(copies)?, self.place.copy(copies)?);
         Ok(Handle::new(Self { content, at: self.at, how: self.how, place }))
     }
+
+    fn save(&self, saver: &mut Saver) -> CoreResult<SavedFile> {
+        Ok(SavedFile::Memory { at: self.at, how: self.how, place: saver.place(&self.place) })
+    }
 }
 
 /// Where a seek leads.
@@ -679,5 +719,10 @@ impl Node for Link {
     fn copy(&self, copies: &mut Copies) -> CoreResult<Option<Arc<dyn Node>>> {
         let common = self.common.copy(copies)?;
         Ok(Some(Arc::new(Self { common, target: self.target.clone() })))
+    }
+
+    fn save(&self, _: &mut Saver) -> CoreResult<SavedNode> {
+        let (about, target) = (self.common.save(), self.target.clone());
+        Ok(SavedNode::Link { about, target })
     }
 }

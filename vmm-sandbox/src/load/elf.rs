@@ -123,6 +123,18 @@ impl Program {
         Ok(Self { entry, segments, headers, symbols, known: BTreeMap::new() })
     }
 
+    /// A program that was loaded long ago: of the file it came from, only these symbols are left.
+    pub(crate) fn of_symbols(symbols: BTreeMap<String, u64>) -> Self {
+        let headers = Headers { at: 0, size: 0, count: 0 };
+        let symbols = Arc::new(Symbols::listed(symbols));
+        Self { entry: 0, segments: Arc::default(), headers, symbols, known: BTreeMap::new() }
+    }
+
+    /// The addresses of all global functions and variables.
+    pub(crate) fn symbols(&self) -> &BTreeMap<String, u64> {
+        self.symbols.all()
+    }
+
     /// The address of a global function or variable.
     pub(crate) fn symbol(&mut self, name: &str) -> Option<u64> {
         if let Some(known) = self.known.get(name) {

@@ -62,6 +62,11 @@ impl Symbols {
         Ok(Self { tables, base, index: OnceLock::new() })
     }
 
+    /// These.
+    pub(super) fn listed(all: BTreeMap<String, u64>) -> Self {
+        Self { tables: Vec::new(), base: 0, index: all.into() }
+    }
+
     /// All functions and variables, and where they are.
     pub(super) fn all(&self) -> &BTreeMap<String, u64> {
         self.index.get_or_init(|| self.index())

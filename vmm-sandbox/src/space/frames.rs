@@ -29,6 +29,19 @@ impl Frames {
         Self { fresh: 0, limit, free: BTreeMap::new() }
     }
 
+    /// Those of which these runs are in use: in ascending order, below the limit, none overlaps
+    /// another.
+    pub(crate) fn in_use(limit: u64, runs: &[Run]) -> Self {
+        let mut frames = Self::new(limit);
+        for run in runs {
+            if run.start > frames.fresh {
+                frames.free.insert(frames.fresh, run.start - frames.fresh);
+            }
+            frames.fresh = run.start + run.len;
+        }
+        frames
+    }
+
     /// The bytes there are.
     pub(crate) fn limit(&self) -> u64 {
         self.limit
@@ -148,6 +161,16 @@ mod tests {
         assert_eq!((frames.used(), frames.high_water()), (3 * PAGE, 7 * PAGE));
         let taken: Vec<_> = std::iter::from_fn(|| frames.take_one()).map(|at| at / PAGE).collect();
         assert_eq!(taken, [0, 2, 4, 5, 7, 8, 9, 10, 11, 12, 13, 14, 15]);
+    }
+
+    #[test]
+    fn what_lies_between_runs_is_free() {
+        let run = |start: u64, len: u64| Run { start: start * PAGE, len: len * PAGE };
+        let mut frames = Frames::in_use(8 * PAGE, &[run(1, 2), run(3, 1), run(5, 1)]);
+        assert_eq!((frames.used(), frames.high_water()), (4 * PAGE, 6 * PAGE));
+        let taken: Vec<_> = std::iter::from_fn(|| frames.take_one()).map(|at| at / PAGE).collect();
+        assert_eq!(taken, [0, 4, 6, 7]);
+        assert_eq!(Frames::in_use(8 * PAGE, &[]).used(), 0);
     }
 
     proptest! {

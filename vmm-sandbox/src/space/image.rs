@@ -9,11 +9,16 @@ use std::{
     sync::Arc,
 };
 
-use vmm_core::{Error, Result, hv::Vm, memory::Template};
+use vmm_core::{
+    Error, Result,
+    hv::Vm,
+    memory::{PageSet, Template},
+    snapshot::Saved,
+};
 
 use super::{
-    Area, Space,
-    frames::Frames,
+    Area, PAGE, Protection, Space, SystemPage, USER,
+    frames::{Frames, Run},
     ram::Ram,
     tables::{Tables, Target},
 };
@@ -109,6 +114,131 @@ impl Space {
         }
         Ok(())
     }
+}
+
+/// An area of a saved address space: where it starts, its length, its first frame, and its
+/// protection as the bits of `mmap`.
+pub(crate) type SavedArea = (u64, u64, Option<u64>, u8);
+
+impl Image {
+    /// What a program has of it, for a file. Page tables and the stub are not its own.
+    pub(crate) fn areas(&self) -> Vec<SavedArea> {
+        let saved =
+            |(start, area): (&u64, &Area)| (*start, area.len, area.frames, area.protection.bits());
+        self.areas.iter().map(saved).collect()
+    }
+
+    /// Its memory, and the pages of it that are a program's.
+    pub(crate) fn pages(&self) -> (&Template, PageSet) {
+        let mut pages = PageSet::new();
+        let (held, runs) = (self.template.pages(), self.areas.values().filter_map(Area::run));
+        for run in runs {
+            let run = run.start / PAGE..(run.start + run.len) / PAGE;
+            run.filter(|page| held.contains(*page)).for_each(|page| pages.insert(page));
+        }
+        (&self.template, pages)
+    }
+
+    /// Reads a page of the stub.
+    pub(crate) fn read_system(&self, page: SystemPage, offset: u64, data: &mut [u8]) {
+        let read = self.template.read(page.0 + offset, data);
+        debug_assert!(read.is_ok(), "the stub is part of every space");
+    }
+}
+
+impl Space {
+    /// The address space that a file has, in a VM that has none; its page tables are new.
+    ///
+    /// # Errors
+    /// `Snapshot` if the areas contradict each other or the pages; `BadConfig` if they are more than
+    /// `limit`; what [`Saved::load`] says.
+    pub(crate) fn of_saved(
+        vm: Arc<dyn Vm>,
+        limit: u64,
+        areas: &[SavedArea],
+        saved: &Saved,
+    ) -> Result<Self> {
+        let areas = checked(areas)?;
+        let runs = runs_of(&areas, limit)?;
+        if let Some(page) = stray_page(&runs, saved) {
+            return Err(bad(&format!("page {page:#x} is in no area")));
+        }
+        let mut frames = Frames::in_use(limit, &runs);
+        let ram = Ram::new(vm, limit)?;
+        saved.load(ram.region())?;
+        let no_room = |_| Error::bad_config(format!("{limit:#x} bytes of memory are not enough"));
+        let tables = Tables::new(&ram, &mut frames).map_err(no_room)?;
+        let mut space = Self { ram, frames, tables, areas: BTreeMap::new(), changed: false };
+        for (start, area) in &areas {
+            let set = space.try_set(*start, area.len, area.target());
+            set.map_err(|_| {
+                Error::bad_config(format!("{limit:#x} bytes of memory are not enough"))
+            })?;
+        }
+        space.areas = areas;
+        match space.areas.len() as u64 > space.most_areas() {
+            true => Err(bad(&format!("{} areas are too many", space.areas.len()))),
+            false => Ok(space),
+        }
+    }
+}
+
+fn bad(what: &str) -> Error {
+    Error::snapshot(format!("address space: {what}"))
+}
+
+/// The areas, if they lie where a program's may and none overlaps another.
+fn checked(saved: &[SavedArea]) -> Result<BTreeMap<u64, Area>> {
+    let mut areas = BTreeMap::new();
+    let mut end = USER.start;
+    for (start, len, frames, protection) in saved {
+        let next = start.checked_add(*len).filter(|next| *next <= USER.end);
+        let whole = [start, len, &frames.unwrap_or(0)].iter().all(|n| n.is_multiple_of(PAGE));
+        let protection = Protection::of_bits(*protection);
+        let (Some(next), Some(protection)) = (next, protection.filter(|_| whole)) else {
+            return Err(bad(&format!("an area of {len:#x} bytes at {start:#x}")));
+        };
+        if *start < end || *len == 0 || (frames.is_none() && protection.any()) {
+            return Err(bad(&format!("an area of {len:#x} bytes at {start:#x}")));
+        }
+        end = next;
+        areas.insert(*start, Area { len: *len, frames: *frames, protection });
+    }
+    Ok(areas)
+}
+
+/// The frames of all areas, in ascending order, if no two areas share one.
+fn runs_of(areas: &BTreeMap<u64, Area>, limit: u64) -> Result<Vec<Run>> {
+    let mut runs: Vec<_> = areas.values().filter_map(Area::run).collect();
+    runs.sort_unstable_by_key(|run| run.start);
+    let mut end = 0;
+    for run in &runs {
+        let next = run.start.checked_add(run.len).filter(|_| run.start >= end);
+        end = next.ok_or_else(|| bad(&format!("two areas have frame {:#x}", run.start)))?;
+    }
+    if end > limit {
+        let message = format!("{end:#x} bytes of memory are in use, and the limit is {limit:#x}");
+        return Err(Error::bad_config(message));
+    }
+    Ok(runs)
+}
+
+/// A page that is kept and belongs to nobody.
+fn stray_page(runs: &[Run], saved: &Saved) -> Option<u64> {
+    let mut runs = runs.iter().peekable();
+    for pages in saved.pages() {
+        let (mut at, end) = (pages.start * PAGE, pages.end * PAGE);
+        while at < end {
+            let Some(run) = runs.peek().filter(|run| run.start <= at) else {
+                return Some(at / PAGE);
+            };
+            at = at.max(run.start + run.len);
+            if at < end {
+                runs.next();
+            }
+        }
+    }
+    None
 }
 
 /// What is mapped at an address.

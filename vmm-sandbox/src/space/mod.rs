@@ -20,7 +20,10 @@ use self::{
     ram::Ram,
     tables::{Tables, Target},
 };
-pub(crate) use self::{image::Image, tables::Edit};
+pub(crate) use self::{
+    image::{Image, SavedArea},
+    tables::Edit,
+};
 
 /// Bytes of a page.
 pub(crate) const PAGE: u64 = 4096;
@@ -47,6 +50,16 @@ impl Protection {
     pub(crate) const READ_WRITE: Self = Self { write: true, ..Self::READ };
     pub(crate) const READ_EXECUTE: Self = Self { execute: true, ..Self::READ };
 
+    /// As `mmap` has it.
+    fn bits(self) -> u8 {
+        u8::from(self.read) | u8::from(self.write) << 1 | u8::from(self.execute) << 2
+    }
+
+    fn of_bits(bits: u8) -> Option<Self> {
+        let has = |bit| bits & bit != 0;
+        (bits < 8).then(|| Self { read: has(1), write: has(2), execute: has(4) })
+    }
+
     /// Whether any access is allowed; on x86 each kind allows to read.
     pub(crate) fn any(self) -> bool {
         self.read || self.write || self.execute
@@ -67,6 +80,11 @@ impl Area {
     fn behind(self, offset: u64) -> Self {
         let frames = self.frames.map(|frames| frames + offset);
         Self { len: self.len - offset, frames, ..self }
+    }
+
+    /// Its frames, if it has some.
+    fn run(&self) -> Option<Run> {
+        self.frames.map(|start| Run { start, len: self.len })
     }
 
     fn target(self) -> Target {

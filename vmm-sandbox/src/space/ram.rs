@@ -73,6 +73,11 @@ impl Ram {
         Ok(written)
     }
 
+    /// All of it, as it lies in this process.
+    pub(crate) fn region(&self) -> &RamRegion {
+        &self.region
+    }
+
     /// The most there can be, in bytes.
     pub(crate) fn limit(&self) -> u64 {
         self.region.len()

@@ -4,6 +4,7 @@
 //! handler of it ever runs.
 
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 
 use super::{Answer, Call, Calls, thread::PID};
 use crate::process::{Ended, Process};
@@ -26,18 +27,25 @@ const SET_SIZE: u64 = 8;
 pub(crate) type Action = [u64; 4];
 
 /// What a program has set up.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Signals {
-    actions: [Action; SIGNALS],
+    actions: Vec<Action>,
     blocked: u64,
     /// The alternate stack: address, flags, size.
     stack: [u64; 3],
 }
 
+impl Signals {
+    /// Whether there is an action for each signal: a record may say anything.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.actions.len() == SIGNALS
+    }
+}
+
 impl Default for Signals {
     fn default() -> Self {
         let stack = [0, libc::SS_DISABLE as u64, 0];
-        Self { actions: [[0; 4]; SIGNALS], blocked: 0, stack }
+        Self { actions: vec![[0; 4]; SIGNALS], blocked: 0, stack }
     }
 }
 

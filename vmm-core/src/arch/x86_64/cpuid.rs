@@ -4,7 +4,10 @@
 //! can be saved and restored, and is cut to each vCPU's place in the topology only when that vCPU
 //! is made. Two models can be compared, which is how a snapshot is checked against a host.
 
-use std::fmt;
+use std::{
+    arch::x86_64::{__cpuid, __cpuid_count},
+    fmt,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -182,7 +185,109 @@ const NOT_SAVED: &[Feature] = &[
 /// trace, last-branch records, SVM, AMD performance monitoring.
 const NOT_SAVED_FUNCTIONS: &[u32] = &[0xa, 0x12, 0x14, 0x1c, 0x8000_000a, 0x8000_001b, 0x8000_0022];
 
+/// The words of feature bits that matter to programs: function, index, and which bits of EAX, EBX,
+/// ECX and EDX. Left out is what only a kernel can use, and what only makes things faster.
+const PROGRAM_FEATURES: &[(u32, u32, [u32; 4])] = &[
+    (1, 0, [0, 0, 0x76d8_3203, 0x0788_8111]),
+    (7, 0, [0, 0xfdaf_4939, 0x3a40_5f63, 0x01c0_412c]),
+    (7, 1, [0x00a0_00bf, 0, 0, 0x0028_4530]),
+    (0xd, 1, [0x0000_0007, 0, 0, 0]),
+    (0x8000_0001, 0, [0, 0, 0x2021_09e1, 0xe840_0800]),
+    (0x8000_0008, 0, [0, 0x0000_0111, 0, 0]),
+];
+
+/// The function of XSAVE's state components; they are numbered 0 to 62.
+const STATE_COMPONENTS: u32 = 0xd;
+
 impl CpuModel {
+    /// The processor of this host, as far as programs can use it: its features, and where XSAVE
+    /// keeps its registers.
+    pub fn of_host() -> Self {
+        let most = |function: u32| __cpuid(function & 0x8000_0000).eax;
+        let components = (0..63).map(|index| (STATE_COMPONENTS, index));
+        let words = PROGRAM_FEATURES.iter().map(|(function, index, _)| (*function, *index));
+        let words = words.filter(|(function, _)| *function != STATE_COMPONENTS).chain(components);
+        let there = words.filter(|(function, _)| *function <= most(*function));
+        let leaves = there.map(|(function, index)| {
+            let answer = __cpuid_count(function, index);
+            let regs = [answer.eax, answer.ebx, answer.ecx, answer.edx];
+            CpuidLeaf { function, index, indexed: [7, STATE_COMPONENTS].contains(&function), regs }
+        });
+        Self { leaves: leaves.filter(|leaf| leaf.regs != [0; 4]).collect() }
+    }
+
+    /// The features of this processor that programs can use and `other` lacks, by name.
+    ///
+    /// A program that has seen them cannot go on where they are missing.
+    pub fn program_features_missing_in(&self, other: &Self) -> Vec<String> {
+        let mut missing = Vec::new();
+        for (function, index, mask) in PROGRAM_FEATURES {
+            let (own, others) = (self.regs(*function, *index), other.regs(*function, *index));
+            for (reg, mask) in mask.iter().enumerate() {
+                let bits = own[reg] & !others[reg] & mask;
+                let bits = (0..32).filter(|bit| bits >> bit & 1 == 1);
+                missing.extend(bits.map(|bit| feature_name((*function, *index), reg, bit)));
+            }
+        }
+        missing
+    }
+
+    /// What programs can use of both processors; all else is this one's.
+    #[must_use]
+    pub fn common_with(mut self, other: &Self) -> Self {
+        let held = other.regs(STATE_COMPONENTS, 0);
+        for leaf in &mut self.leaves {
+            let index = if leaf.indexed { leaf.index } else { 0 };
+            if leaf.function == STATE_COMPONENTS && index == 0 {
+                (leaf.regs[0], leaf.regs[3]) = (leaf.regs[0] & held[0], leaf.regs[3] & held[3]);
+            } else if leaf.function == STATE_COMPONENTS && index > 1 && held[0] >> index & 1 == 0 {
+                leaf.regs = [0; 4];
+            }
+            let others = other.regs(leaf.function, index);
+            let words =
+                PROGRAM_FEATURES.iter().find(|word| (word.0, word.1) == (leaf.function, index));
+            for (reg, mask) in words.into_iter().flat_map(|word| word.2.iter().enumerate()) {
+                leaf.regs[reg] &= others[reg] | !mask;
+            }
+        }
+        self
+    }
+
+    /// What programs can use of either; all else is this one's.
+    #[must_use]
+    pub fn joined_with(mut self, other: &Self) -> Self {
+        for leaf in &other.leaves {
+            let own = self.leaves.iter_mut().find(|own| {
+                own.function == leaf.function && (!own.indexed || own.index == leaf.index)
+            });
+            let Some(own) = own else {
+                self.leaves.push(*leaf);
+                continue;
+            };
+            let word =
+                |word: &&(u32, u32, [u32; 4])| (word.0, word.1) == (leaf.function, leaf.index);
+            for (_, _, mask) in PROGRAM_FEATURES.iter().filter(word) {
+                (0..4).for_each(|reg| own.regs[reg] |= leaf.regs[reg] & mask[reg]);
+            }
+        }
+        self
+    }
+
+    /// Where XSAVE keeps a state component: its size, and its offset. Both 0 if there is none.
+    pub fn state_component(&self, number: u32) -> (u32, u32) {
+        match number {
+            0 | 1 => (0, 0),
+            number => {
+                let [size, offset, ..] = self.regs(STATE_COMPONENTS, number);
+                (size, offset)
+            }
+        }
+    }
+
+    fn regs(&self, function: u32, index: u32) -> [u32; 4] {
+        self.leaf(function, index).map_or([0; 4], |leaf| leaf.regs)
+    }
+
     /// A model of exactly these answers.
     pub fn from_leaves(leaves: Vec<CpuidLeaf>) -> Self {
         Self { leaves }
@@ -266,6 +371,16 @@ impl CpuModel {
         leaves.iter_mut().for_each(|leaf| place(leaf, vcpu, count));
         leaves
     }
+}
+
+/// A feature's name in the manuals, or where its bit is.
+fn feature_name((function, index): (u32, u32), reg: usize, bit: u32) -> String {
+    let known = Feature::ALL.iter().find(|feature| {
+        (feature.function, feature.index, feature.reg as usize, feature.bit)
+            == (function, index, reg, bit)
+    });
+    let reg = ["EAX", "EBX", "ECX", "EDX"].get(reg).unwrap_or(&"");
+    known.map_or_else(|| format!("CPUID {function:x}.{index}:{reg}.{bit}"), Feature::to_string)
 }
 
 fn is_topology(leaf: &CpuidLeaf) -> bool {
@@ -352,6 +467,34 @@ mod tests {
         assert_eq!(restricted.leaf(0xa, 0).unwrap().regs, [0; 4]);
         assert_eq!(restricted.leaf(7, 1).unwrap().regs, [u32::MAX; 4]);
         assert_eq!(restricted.missing_in(&whole).count(), 0);
+    }
+
+    #[test]
+    fn what_programs_can_use_is_compared_by_bit() {
+        let whole = model();
+        let less = whole.clone().without(Feature::AVX2).without(Feature::SMEP);
+        assert_eq!(whole.program_features_missing_in(&less), ["AVX2"]);
+        assert!(less.program_features_missing_in(&whole).is_empty());
+        let nothing = CpuModel::default();
+        let all = whole.program_features_missing_in(&nothing);
+        assert!(
+            ["SSE2", "AES", "CPUID 7.0:ECX.9"].iter().all(|name| all.contains(&(*name).into()))
+        );
+        assert!(!all.iter().any(|name| ["SMEP", "ERMS", "VMX", "HYPERVISOR"].contains(&&**name)));
+        assert_eq!(
+            whole.clone().common_with(&less).leaf(7, 0),
+            less.clone().with(Feature::SMEP).leaf(7, 0)
+        );
+        assert_eq!(less.joined_with(&whole).leaf(7, 0), whole.without(Feature::SMEP).leaf(7, 0));
+    }
+
+    #[test]
+    fn the_host_has_what_every_x86_64_processor_has() {
+        let host = CpuModel::of_host();
+        assert!([Feature::SSE2, Feature::FXSR, Feature::CMOV].iter().all(|f| host.has(*f)));
+        assert!(host.program_features_missing_in(&host).is_empty());
+        let avx = host.has(Feature::AVX).then_some((256, 576));
+        assert!(avx.is_none_or(|avx| host.state_component(2) == avx));
     }
 
     #[test]
