@@ -11,8 +11,9 @@ use vmm_core::{
     boot::Flat,
     hv::script::{Access, Script},
     irq::Gsi,
-    machine::Outcome,
+    machine::{Accounting, Outcome},
     memory::GuestAddress,
+    virtio::Traffic,
 };
 
 use crate::Echo;
@@ -49,7 +50,7 @@ fn script() -> Vec<Access> {
 fn machine(echo: &Echo, script: &Script) -> Arc<Machine> {
     let builder = Machine::builder().hypervisor(script.clone()).memory(1 << 20);
     let builder = builder.boot(Flat::real_mode([0xf4])).device(echo.clone());
-    Arc::new(builder.build().unwrap())
+    Arc::new(builder.account(Accounting::Counts).build().unwrap())
 }
 
 fn wait_for(what: &str, is_so: impl Fn() -> bool) {
@@ -73,6 +74,11 @@ fn a_guest_lends_a_chain_and_gets_it_back() {
     assert_eq!(runner.join().unwrap().unwrap(), Outcome::Stopped);
     assert_eq!(machine.memory().read_obj::<[u8; 2]>(GuestAddress(BUFFER)).unwrap(), *b"ab");
     assert_eq!(script.record().replies, [b"virt".to_vec(), vec![42, 0, 0, 0]]);
+    let [(name, traffic)] = &machine.exits().unwrap().virtio[..] else { panic!("one device") };
+    let Traffic { notifications, interrupts, requests, read_bytes, written_bytes, errors, .. } =
+        *traffic;
+    assert_eq!((name.as_str(), notifications, interrupts), ("echo", 1, 1));
+    assert_eq!((requests, read_bytes, written_bytes, errors), (1, 1, 1, 0));
 }
 
 #[test]

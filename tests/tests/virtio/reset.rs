@@ -8,7 +8,10 @@ use std::{
 use vmm_core::{
     ErrorKind, Result,
     persist::{StateReader, StateWriter},
-    virtio::{Cause, Chain, DeviceId, VirtioDevice, VirtioIo, Worker, testing::Driver},
+    virtio::{
+        Cause, Chain, DeviceId, VirtioDevice, VirtioIo, Worker,
+        testing::{Descriptor, Driver},
+    },
 };
 
 use crate::Echo;
@@ -54,6 +57,29 @@ fn a_reset_that_nobody_waits_for_leaves_the_rest_without_effect() {
     assert_eq!(driver.status(), 0);
     echo.complete_all();
     assert_eq!((driver.used(0).unwrap(), driver.interrupts()), (None, 0));
+}
+
+#[test]
+fn what_passes_is_counted_and_a_reset_leaves_the_count() {
+    let mut driver = Driver::new(Echo::default()).unwrap();
+    driver.start(u64::MAX).unwrap();
+    for len in 1..=10 {
+        driver.submit(0, &[&[0; 100][..len]], &[4]).unwrap();
+        driver.wait(0).unwrap();
+        driver.write(0x64, 1);
+    }
+    let (before, after) = (driver.endpoint().traffic(), 55);
+    assert_eq!((before.requests, before.read_bytes, before.errors), (10, after, 0));
+    assert_eq!(before.written_bytes, 1 + 2 + 3 + 7 * 4);
+    assert_eq!((before.notifications, before.interrupts), (10, driver.interrupts() as u64));
+    driver.describe(0, 0, Descriptor { addr: 0x1000, ..Descriptor::default() }).unwrap();
+    driver.offer(0, 0).unwrap();
+    driver.kick(0);
+    driver.turn().unwrap();
+    assert!(driver.needs_reset());
+    driver.start(u64::MAX).unwrap();
+    let now = driver.endpoint().traffic();
+    assert_eq!((now.requests, now.errors, now.notifications), (10, 1, 11));
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! How often a machine left its guest, why, and for which device; on request, how long that took.
+//! How often a machine left its guest, why, and for which device, on request how long that took;
+//! and what passed between virtio devices and their drivers, most of it without an exit.
 
 use std::{
     fmt,
@@ -8,6 +9,8 @@ use std::{
     },
     time::Instant,
 };
+
+use crate::virtio::{Endpoint, Traffic};
 
 /// What a machine records of its exits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,13 +52,15 @@ pub struct Count {
     pub nanoseconds: u64,
 }
 
-/// The exits of a machine since it was built.
+/// The exits of a machine since it was built, and what its virtio devices did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ExitReport {
     /// By reason; those that did not occur are left out.
     pub reasons: Vec<(Reason, Count)>,
     /// By device, in the order they were plugged; those that were not accessed are left out.
     pub devices: Vec<(String, Count)>,
+    /// What virtio devices did for their drivers, by device, in the order they were plugged.
+    pub virtio: Vec<(String, Traffic)>,
 }
 
 /// The counters of one machine.
@@ -65,12 +70,13 @@ pub(super) struct Account {
     reasons: [Counter; Reason::ALL.len()],
     /// Locked while devices are plugged and for a report, never on an exit.
     devices: Mutex<Vec<(Arc<str>, Arc<Counter>)>>,
+    virtio: Mutex<Vec<(Arc<str>, Arc<Endpoint>)>>,
 }
 
 impl Account {
     pub(super) fn new(accounting: Accounting) -> Self {
         let reasons = Reason::ALL.map(|_| Counter::new(accounting));
-        Self { accounting, reasons, devices: Mutex::default() }
+        Self { accounting, reasons, devices: Mutex::default(), virtio: Mutex::default() }
     }
 
     /// The counter of one reason.
@@ -89,13 +95,22 @@ impl Account {
         counter
     }
 
+    /// Puts the traffic of one device into reports.
+    pub(super) fn add_virtio(&self, name: &Arc<str>, endpoint: &Arc<Endpoint>) {
+        let mut virtio = self.virtio.lock().unwrap_or_else(PoisonError::into_inner);
+        virtio.push((Arc::clone(name), Arc::clone(endpoint)));
+    }
+
     pub(super) fn report(&self) -> ExitReport {
+        let virtio = self.virtio.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let virtio = virtio.iter().map(|(name, end)| (name.to_string(), end.traffic())).collect();
         let devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
         let reasons = Reason::ALL.map(|reason| (reason, self.reason(reason).count()));
         let devices = devices.iter().map(|(name, counter)| (name.to_string(), counter.count()));
         ExitReport {
             reasons: reasons.into_iter().filter(|(_, count)| count.exits > 0).collect(),
             devices: devices.filter(|(_, count)| count.exits > 0).collect(),
+            virtio,
         }
     }
 }
@@ -156,6 +171,12 @@ impl fmt::Display for ExitReport {
         let devices = self.devices.iter().map(|(name, count)| (format!("device {name}"), count));
         for (what, count) in reasons.chain(devices) {
             writeln!(f, "{what:24} {:12} exits {:12} ns", count.exits, count.nanoseconds)?;
+        }
+        for (name, t) in &self.virtio {
+            let what = format!("virtio {name}");
+            write!(f, "{what:24} {:12} requests {:12} bytes read ", t.requests, t.read_bytes)?;
+            write!(f, "{:12} bytes written {:6} errors ", t.written_bytes, t.errors)?;
+            writeln!(f, "{:9} notifications {:9} interrupts", t.notifications, t.interrupts)?;
         }
         Ok(())
     }

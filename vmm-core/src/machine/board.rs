@@ -256,6 +256,10 @@ impl Board {
         Ok(IrqLine::new(Arc::clone(irqs), gsi))
     }
 
+    pub(super) fn account(&self) -> Option<&Account> {
+        self.account.as_deref()
+    }
+
     /// The guard of a device; its windows share it.
     fn guard(&mut self, name: &Arc<str>, device: Arc<dyn BusDevice>) -> Arc<Guard> {
         let is_same =

@@ -86,7 +86,7 @@ impl Builder {
         self
     }
 
-    /// Keeps an account of exits, for [`Machine::exits`]. Costs an atomic addition or two an exit,
+    /// Keeps an account of exits and virtio devices, for [`Machine::exits`]. Costs an atomic addition or two an exit,
     /// with times two looks at the clock.
     pub fn account(mut self, accounting: Accounting) -> Self {
         self.accounting = Some(accounting);

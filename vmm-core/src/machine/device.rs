@@ -19,6 +19,7 @@ use crate::{
     hv::{IoAddress, Match, Vm},
     irq::{EventFd, Gsi, IrqLine},
     memory::{GuestAddress, GuestMemory},
+    virtio::Endpoint,
 };
 
 /// A device to be plugged into a machine.
@@ -77,6 +78,13 @@ impl<'a> Slot<'a> {
     /// step back.
     pub(super) fn control(&self) -> &Arc<Control> {
         &self.wiring.control
+    }
+
+    /// Has the account of the machine, if one is kept, tell of this device's traffic.
+    pub(super) fn account(&self, endpoint: &Arc<Endpoint>) {
+        if let Some(account) = self.board.account() {
+            account.add_virtio(&self.name, endpoint);
+        }
     }
 
     /// Puts `device` on the port bus from port `start` on, for `len` ports.

@@ -351,7 +351,8 @@ impl Machine {
         &self.memory
     }
 
-    /// The exits so far, if the machine was built with [`Builder::account`].
+    /// The exits so far and what virtio devices did, if the machine was built with
+    /// [`Builder::account`]. Counters of one report are not all of the same instant.
     pub fn exits(&self) -> Option<ExitReport> {
         self.account.as_ref().map(|account| account.report())
     }

@@ -34,6 +34,7 @@ impl<D: VirtioDevice> Device for D {
         if let Some(endpoint) = made {
             let notify = IoAddress::Mmio(GuestAddress(at.0 + Mmio::QUEUE_NOTIFY));
             slot.doorbell(notify, Match::Any, endpoint.bell())?;
+            slot.account(&endpoint);
         }
         Ok(())
     }

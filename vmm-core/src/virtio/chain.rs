@@ -9,7 +9,10 @@ use std::{fmt, sync::Arc};
 use virtio_queue::DescriptorChain;
 use vm_memory::{ByteValued, GuestAddress};
 
-use super::{ring::Ring, view::View};
+use super::{
+    ring::{Answer, Ring},
+    view::View,
+};
 use crate::memory::{GuestSlice, Regions};
 
 /// A chain of buffers, first those that the device reads, then those that it writes. The device
@@ -22,6 +25,7 @@ pub struct Chain {
     epoch: u64,
     segments: Segments,
     written: u32,
+    has_failed: bool,
 }
 
 impl Chain {
@@ -32,7 +36,7 @@ impl Chain {
         epoch: u64,
         segments: Segments,
     ) -> Self {
-        Self { ring, regions, head, epoch, segments, written: 0 }
+        Self { ring, regions, head, epoch, segments, written: 0, has_failed: false }
     }
 
     /// The queue it was popped from.
@@ -65,12 +69,19 @@ impl Chain {
     pub fn complete(mut self, written: u32) {
         self.written = written;
     }
+
+    /// As [`complete`](Self::complete), of a request that the device could not do as it was asked:
+    /// that counts as an error ([`Traffic::errors`](super::Traffic::errors)).
+    pub fn fail(mut self, written: u32) {
+        (self.written, self.has_failed) = (written, true);
+    }
 }
 
 impl Drop for Chain {
     fn drop(&mut self) {
         let segments = std::mem::take(&mut self.segments);
-        self.ring.give_back(&self.regions, self.head, self.epoch, self.written, segments);
+        let answer = Answer { written: self.written, has_failed: self.has_failed, segments };
+        self.ring.give_back(&self.regions, self.head, self.epoch, answer);
     }
 }
 
@@ -116,6 +127,10 @@ pub(super) enum Malformed {
 const MOST_BUFFERS: usize = 1024;
 
 impl Segments {
+    pub(super) fn readable_len(&self) -> u64 {
+        self.readable_len
+    }
+
     /// Takes what `chain` consists of. `virtio-queue` reads each descriptor once, follows an indirect
     /// table and ends silently where it can go no further: what it gave last tells whether that was
     /// the end.

@@ -6,13 +6,13 @@ use std::{
     os::fd::OwnedFd,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicU64, Ordering::SeqCst},
+        atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst},
     },
 };
 
 use super::{
-    CHAINS_A_WAKE, Cause, DeviceId, EVENT_IDX, RING_FEATURES, Sources, VERSION_1, VirtioDevice,
-    VirtioIo,
+    CHAINS_A_WAKE, Cause, DeviceId, EVENT_IDX, RING_FEATURES, Sources, Traffic, VERSION_1,
+    VirtioDevice, VirtioIo,
     ring::{Area, Ring},
     signals::{Signals, status},
 };
@@ -36,6 +36,9 @@ pub struct Endpoint {
     /// What the driver has written of its features; they count from `FEATURES_OK` on.
     pub(super) accepted: AtomicU64,
     bell: EventFd,
+    /// How often the bell was heard, and how often of that it was not the driver who rang.
+    heard: AtomicU64,
+    rung_here: AtomicU64,
     watched: OnceLock<Box<dyn Fn(usize) + Send + Sync>>,
     held: AtomicU64,
 }
@@ -62,6 +65,8 @@ impl Endpoint {
             offered: device.features() | RING_FEATURES,
             accepted: AtomicU64::new(0),
             bell: bell.host(|| "making an eventfd")?,
+            heard: AtomicU64::new(0),
+            rung_here: AtomicU64::new(0),
             watched: OnceLock::new(),
             held: AtomicU64::new(0),
             device: Mutex::new(Box::new(device)),
@@ -119,7 +124,7 @@ impl Endpoint {
         }
         self.signals.status.fetch_or(new, SeqCst);
         if new & status::DRIVER_OK != 0 {
-            self.kick();
+            self.look();
         }
     }
 
@@ -202,6 +207,26 @@ impl Endpoint {
         let _ = self.bell.write(1);
     }
 
+    /// Has the device look at its queues, without its driver having rung.
+    pub(super) fn look(&self) {
+        self.rung_here.fetch_add(1, Relaxed);
+        self.kick();
+    }
+
+    /// What has passed between device and driver.
+    pub fn traffic(&self) -> Traffic {
+        // What was not heard yet was not counted yet.
+        let rung_here = self.rung_here.load(Relaxed);
+        let mut traffic = Traffic {
+            notifications: self.heard.load(Relaxed).saturating_sub(rung_here),
+            interrupts: self.signals.interrupted.load(Relaxed),
+            errors: self.signals.stopped.load(Relaxed),
+            ..Traffic::default()
+        };
+        self.rings.iter().for_each(|ring| traffic.add(&ring.traffic()));
+        traffic
+    }
+
     /// What [`kick`](Self::kick) rings; a back end may ring it too.
     pub fn bell(&self) -> &EventFd {
         &self.bell
@@ -237,7 +262,7 @@ impl Endpoint {
     pub fn wake(&self, cause: Cause) -> Result<()> {
         if cause == Cause::Queues {
             // Empty if someone was faster.
-            let _ = self.bell.read();
+            self.hear(self.bell.read().unwrap_or(0));
         }
         let mut device = self.device();
         let features = match self.signals.is_live() {
@@ -255,9 +280,14 @@ impl Endpoint {
         };
         device.wake(cause, &mut io)?;
         if io.more {
-            self.kick();
+            self.look();
         }
         Ok(())
+    }
+
+    /// The bell has rung so often.
+    pub(super) fn hear(&self, times: u64) {
+        self.heard.fetch_add(times, Relaxed);
     }
 
     /// Finishes what the device has begun: when this returns `true`, no back end has any buffer of

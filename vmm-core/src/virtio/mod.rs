@@ -51,6 +51,7 @@ mod signals;
 mod state;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod traffic;
 mod view;
 mod worker;
 
@@ -59,6 +60,7 @@ use std::{fmt, os::fd::OwnedFd, sync::Arc};
 pub use chain::{Chain, Readable, Writable};
 pub use endpoint::Endpoint;
 pub use mmio::Mmio;
+pub use traffic::Traffic;
 pub use worker::Worker;
 
 use self::{ring::Ring, signals::Signals};

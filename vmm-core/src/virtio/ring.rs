@@ -12,7 +12,7 @@ use virtio_queue::{Queue, QueueOwnedT, QueueState, QueueT};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::{
-    Chain,
+    Chain, Traffic,
     chain::{Malformed, Segments},
     signals::Signals,
     view::View,
@@ -45,6 +45,7 @@ struct State {
     lent: u16,
     /// Room for the buffers of chains: none is made for a chain once there is one.
     spare: Vec<Segments>,
+    traffic: Traffic,
 }
 
 /// What a driver has done wrong with a queue.
@@ -62,6 +63,15 @@ pub(super) enum Misuse {
     Unsteady,
 }
 
+/// What the device makes of a chain.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) written: u32,
+    pub(super) has_failed: bool,
+    /// The room that its buffers were listed in.
+    pub(super) segments: Segments,
+}
+
 /// What the driver sets up of a queue before it is ready (section 4.2.2).
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Area {
@@ -75,7 +85,13 @@ impl Ring {
         let queue = Queue::new(max).map_err(|_| {
             Error::bad_config(format!("queue {index} of {max}: not a power of 2 up to 32768"))
         })?;
-        let state = Mutex::new(State { queue, out: 0, lent: 0, spare: Vec::new() });
+        let state = Mutex::new(State {
+            queue,
+            out: 0,
+            lent: 0,
+            spare: Vec::new(),
+            traffic: Traffic::default(),
+        });
         Ok(Self { index, signals, epoch: AtomicU64::new(0), state, idle: Condvar::new() })
     }
 
@@ -99,6 +115,11 @@ impl Ring {
         self.state().queue.ready()
     }
 
+    /// What has passed by it.
+    pub(super) fn traffic(&self) -> Traffic {
+        self.state().traffic
+    }
+
     /// The next chain; if there is none, the driver rings for the next one it adds.
     pub(super) fn pop(self: &Arc<Self>, regions: &Arc<Regions>) -> Result<Option<Chain>, Misuse> {
         let mut state = self.state();
@@ -118,26 +139,24 @@ impl Ring {
             queue.set_next_avail(queue.next_avail().wrapping_sub(1));
             return Err(misuse);
         }
+        state.traffic.requests += 1;
+        state.traffic.read_bytes += segments.readable_len();
         state.lent += 1;
         state.out += 1;
         Ok(Some(Chain::new(Arc::clone(self), Arc::clone(regions), head, self.epoch(), segments)))
     }
 
     /// Takes back what `pop` gave: into the used ring, unless the queue was reset since.
-    pub(super) fn give_back(
-        &self,
-        regions: &Regions,
-        head: u16,
-        epoch: u64,
-        written: u32,
-        segments: Segments,
-    ) {
+    pub(super) fn give_back(&self, regions: &Regions, head: u16, epoch: u64, answer: Answer) {
         let mut state = self.state();
-        let State { queue, spare, lent, out } = &mut *state;
+        let State { queue, spare, lent, out, traffic } = &mut *state;
+        let Answer { written, has_failed, segments } = answer;
         spare.push(segments);
         *out -= 1;
+        traffic.errors += u64::from(has_failed);
         if self.epoch() == epoch {
             *lent -= 1;
+            traffic.written_bytes += u64::from(written);
             // The interrupt comes before anyone can find the queue idle: what is saved then has it.
             match publish(queue, &View(regions), head, written) {
                 Ok(true) => self.signals.used(),

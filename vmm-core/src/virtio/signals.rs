@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst},
+    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst},
 };
 
 use crate::irq::IrqLine;
@@ -31,6 +31,9 @@ pub(super) struct Signals {
     pub(super) status: AtomicU32,
     pub(super) interrupts: AtomicU32,
     pub(super) generation: AtomicU32,
+    /// How often it interrupted, and how often its driver stopped it by a mistake.
+    pub(super) interrupted: AtomicU64,
+    pub(super) stopped: AtomicU64,
     line: IrqLine,
     /// A misuse has been logged: what a guest can cause is not logged more than once.
     complained: AtomicBool,
@@ -39,7 +42,8 @@ pub(super) struct Signals {
 impl Signals {
     pub(super) fn new(name: String, line: IrqLine) -> Self {
         let (status, interrupts, generation) = Default::default();
-        Self { name, status, interrupts, generation, line, complained: AtomicBool::new(false) }
+        let (interrupted, stopped, complained) = Default::default();
+        Self { name, status, interrupts, generation, interrupted, stopped, line, complained }
     }
 
     /// Whether the driver is ready and has made no mistake.
@@ -62,6 +66,7 @@ impl Signals {
     pub(super) fn need_reset(&self, why: &dyn fmt::Display) {
         let old = self.status.fetch_or(status::NEEDS_RESET, SeqCst);
         if old & status::NEEDS_RESET == 0 {
+            self.stopped.fetch_add(1, Relaxed);
             if !self.complained.swap(true, SeqCst) {
                 log::warn!("{}: stopped until the driver resets it: {why}", self.name);
             }
@@ -74,13 +79,18 @@ impl Signals {
     /// Interrupts again for what the driver has not acknowledged.
     pub(super) fn repeat(&self) {
         if self.interrupts.load(SeqCst) != 0 {
-            self.line.pulse();
+            self.pulse();
         }
     }
 
     fn interrupt(&self, why: u32) {
         // Set before the edge: the driver that sees the edge finds the reason.
         self.interrupts.fetch_or(why, SeqCst);
+        self.pulse();
+    }
+
+    fn pulse(&self) {
+        self.interrupted.fetch_add(1, Relaxed);
         self.line.pulse();
     }
 }

@@ -106,7 +106,7 @@ impl Endpoint {
         self.signals.generation.store(record.generation, SeqCst);
         self.accepted.store(record.accepted, SeqCst);
         drop(device);
-        self.kick();
+        self.look();
         self.signals.repeat();
         Ok(())
     }

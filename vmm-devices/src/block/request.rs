@@ -152,7 +152,11 @@ impl Request {
         let writable = chain.writable();
         writable.write(writable.len().saturating_sub(1), &[status as u8]);
         // Checked when the request was taken: a chain is less than 4 GiB.
-        chain.complete((data + 1) as u32);
+        let written = (data + 1) as u32;
+        match status {
+            Status::Ok => chain.complete(written),
+            Status::IoError | Status::Unsupported => chain.fail(written),
+        }
     }
 }
 
@@ -203,7 +207,7 @@ pub(super) fn parse(chain: Chain, size: u64, read_only: bool, counters: &Arc<Cou
             counters.errors.fetch_add(1, Relaxed);
             let writable = chain.writable();
             writable.write(data_in, &[Status::Unsupported as u8]);
-            chain.complete(1);
+            chain.fail(1);
             return Parsed::Done;
         }
     };

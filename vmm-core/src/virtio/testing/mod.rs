@@ -423,6 +423,7 @@ impl Plugged {
         let mut any = false;
         if let Ok(rung) = self.endpoint.bell().read() {
             any = rung > 0;
+            self.endpoint.hear(rung);
             self.endpoint.wake(Cause::Queues)?;
         }
         for (source, fd) in self.sources.iter().enumerate() {
