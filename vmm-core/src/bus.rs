@@ -13,6 +13,7 @@ use std::{
 use crate::{
     error::{Error, Result},
     exit::{CONTINUE, Flow},
+    persist::{StateReader, StateWriter},
 };
 
 /// A device as a bus sees it. Called on vCPU threads, several at once.
@@ -30,6 +31,25 @@ pub trait BusDevice: Send + Sync {
     /// Back to power-on, as the device was when it was plugged; not called during accesses. A
     /// device without state needs none.
     fn reset(&self) {}
+
+    /// Saves what a device like this one needs to go on where this one stands; not called during
+    /// accesses. A device without state says so by writing nothing.
+    ///
+    /// # Errors
+    /// `Unsupported` from a device that cannot be saved, as this says for those that do not say
+    /// anything else; what the writer says.
+    fn save(&self, _out: &mut StateWriter) -> Result<()> {
+        Err(Error::unsupported("it cannot be saved"))
+    }
+
+    /// Becomes what was saved, which is not trusted; not called during accesses, and after a
+    /// [`reset`](Self::reset).
+    ///
+    /// # Errors
+    /// `Incompatible` or `Snapshot` with what does not fit.
+    fn restore(&self, _from: &mut StateReader) -> Result<()> {
+        Err(Error::unsupported("it cannot be restored"))
+    }
 }
 
 /// A device that needs `&mut self`: behind one mutex, it is a [`BusDevice`].
@@ -46,6 +66,22 @@ pub trait LockedDevice: Send {
 
     /// As [`BusDevice::reset`].
     fn reset(&mut self) {}
+
+    /// As [`BusDevice::save`].
+    ///
+    /// # Errors
+    /// As for that.
+    fn save(&self, _out: &mut StateWriter) -> Result<()> {
+        Err(Error::unsupported("it cannot be saved"))
+    }
+
+    /// As [`BusDevice::restore`].
+    ///
+    /// # Errors
+    /// As for that.
+    fn restore(&mut self, _from: &mut StateReader) -> Result<()> {
+        Err(Error::unsupported("it cannot be restored"))
+    }
 }
 
 impl<D> Locked<D> {
@@ -72,6 +108,14 @@ impl<D: LockedDevice> BusDevice for Locked<D> {
 
     fn reset(&self) {
         self.lock().reset();
+    }
+
+    fn save(&self, out: &mut StateWriter) -> Result<()> {
+        self.lock().save(out)
+    }
+
+    fn restore(&self, from: &mut StateReader) -> Result<()> {
+        self.lock().restore(from)
     }
 }
 

@@ -10,6 +10,7 @@ use vmm_core::{
     bus::BusDevice,
     exit::{CONTINUE, Flow, VcpuExit},
     machine::{Device, Legacy, Slot},
+    persist::{StateReader, StateWriter},
 };
 
 /// The debug-exit port. A write ends [`run`](vmm_core::Machine::run) with
@@ -34,6 +35,14 @@ impl BusDevice for DebugExit {
     fn write(&self, _: u64, data: &[u8]) -> Flow {
         let code = data.iter().take(4).rev().fold(0, |code, &byte| code << 8 | i32::from(byte));
         ControlFlow::Break(VcpuExit::PowerOff(code))
+    }
+
+    fn save(&self, _: &mut StateWriter) -> Result<()> {
+        Ok(())
+    }
+
+    fn restore(&self, _: &mut StateReader) -> Result<()> {
+        Ok(())
     }
 }
 

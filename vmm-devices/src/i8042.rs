@@ -7,12 +7,14 @@
 
 use std::{ops::ControlFlow, sync::Arc};
 
+use serde::{Deserialize, Serialize};
 use vmm_core::{
     Result,
     bus::{Locked, LockedDevice},
     exit::{CONTINUE, Flow, VcpuExit},
     irq::IrqLine,
     machine::{Device, Legacy, Slot},
+    persist::{Kind, StateReader, StateWriter},
 };
 
 /// The offset of the status and command port from the data port.
@@ -193,6 +195,34 @@ impl LockedDevice for Controller {
     fn reset(&mut self) {
         *self = Self::new(self.line.clone());
     }
+
+    fn save(&self, out: &mut StateWriter) -> Result<()> {
+        let Self { config, output_port, pending, last_was_command, .. } = *self;
+        let reply = self.reply.map(|Reply { byte, timeout }| (byte, timeout));
+        out.put(STATE, &State { config, output_port, reply, pending, last_was_command })
+    }
+
+    fn restore(&mut self, from: &mut StateReader) -> Result<()> {
+        let State { config, output_port, reply, pending, last_was_command } = from.take(STATE)?;
+        (self.config, self.output_port) = (config, output_port);
+        (self.pending, self.last_was_command) = (pending, last_was_command);
+        self.reply = None;
+        if let Some((byte, timeout)) = reply {
+            self.set_reply(Reply { byte, timeout });
+        }
+        Ok(())
+    }
+}
+
+const STATE: Kind = Kind { name: "i8042", version: 1 };
+
+#[derive(Serialize, Deserialize)]
+struct State {
+    config: u8,
+    output_port: u8,
+    reply: Option<(u8, bool)>,
+    pending: Option<u8>,
+    last_was_command: bool,
 }
 
 #[cfg(test)]

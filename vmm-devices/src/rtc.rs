@@ -16,11 +16,13 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use serde::{Deserialize, Serialize};
 use vmm_core::{
-    Result,
+    Error, Result,
     bus::{Locked, LockedDevice},
     exit::{CONTINUE, Flow},
     machine::{Device, Legacy, Slot},
+    persist::{Kind, StateReader, StateWriter},
 };
 
 use self::calendar::Date;
@@ -264,6 +266,32 @@ impl LockedDevice for Rtc {
     fn reset(&mut self) {
         self.power_on();
     }
+
+    fn save(&self, out: &mut StateWriter) -> Result<()> {
+        let Self { offset_ns, index, ram, .. } = self;
+        out.put(STATE, &State { offset_ns: *offset_ns, index: *index, ram: ram.to_vec() })
+    }
+
+    /// It shows the host's time as ever, and what the guest set it forward or back.
+    fn restore(&mut self, from: &mut StateReader) -> Result<()> {
+        let State { offset_ns, index, ram } = from.take(STATE)?;
+        let ram = ram.try_into();
+        // Farther than any clock says, and near enough to be added to it.
+        let (Ok(ram), true) = (ram, offset_ns.unsigned_abs() < 1 << 96) else {
+            return Err(Error::snapshot("clock"));
+        };
+        (self.offset_ns, self.index, self.ram) = (offset_ns, index & INDEX, ram);
+        Ok(())
+    }
+}
+
+const STATE: Kind = Kind { name: "rtc", version: 1 };
+
+#[derive(Serialize, Deserialize)]
+struct State {
+    offset_ns: i128,
+    index: u8,
+    ram: Vec<u8>,
 }
 
 impl Device for Rtc {

@@ -22,6 +22,7 @@ use vmm_core::{
     bus::BusDevice,
     exit::{CONTINUE, Flow},
     machine::{Device, Interest, Legacy, Next, Reactor, Slot, Wake, Watch},
+    persist::{StateReader, StateWriter},
 };
 
 use self::uart::Uart;
@@ -360,6 +361,15 @@ impl BusDevice for Port {
 
     fn reset(&self) {
         self.0.change(Uart::reset);
+    }
+
+    fn save(&self, out: &mut StateWriter) -> Result<()> {
+        self.0.state().uart.save(out)
+    }
+
+    /// Input that waited for the saved one goes before what waits for this one.
+    fn restore(&self, from: &mut StateReader) -> Result<()> {
+        self.0.change(|uart| uart.restore(from))
     }
 }
 

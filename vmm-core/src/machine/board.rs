@@ -29,6 +29,7 @@ use crate::{
     hv::GuestIo,
     irq::{Gsi, IrqController, IrqLine},
     memory::{GuestAddress, GuestMemory, HOLE_START},
+    persist::{StateReader, StateWriter},
 };
 
 /// Where windows for devices are taken from: the hole below 4 GiB, less what the chips at its top
@@ -282,6 +283,36 @@ impl Board {
     pub(super) fn reset(&self) -> Result<()> {
         let reset = || self.guards.iter().for_each(|guard| guard.reset());
         catch_unwind(AssertUnwindSafe(reset)).map_err(|payload| self.blame(&*payload))
+    }
+
+    /// The names of devices, in the order they were plugged.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.guards.iter().map(|guard| &*guard.name)
+    }
+
+    /// Saves every device, in the order they were plugged.
+    pub(super) fn save(&self, out: &mut StateWriter) -> Result<()> {
+        self.each(|guard, scope| out.scope(scope, |out| guard.device.save(out)))
+    }
+
+    /// Puts every device back.
+    pub(super) fn restore(&self, from: &mut StateReader) -> Result<()> {
+        self.each(|guard, scope| from.scope(scope, |from| guard.device.restore(from)))
+    }
+
+    /// Does something with every device, by the name of its records.
+    fn each(&self, mut work: impl FnMut(&Guard, &str) -> Result<()>) -> Result<()> {
+        let mut guards = self.guards.iter().enumerate();
+        let all = || {
+            guards.try_for_each(|(n, guard)| {
+                let fuse = Fuse(guard);
+                let done = work(guard, &format!("device{n}"));
+                std::mem::forget(fuse);
+                done.context(|| format!("device '{}'", guard.name))
+            })
+        };
+        let done = catch_unwind(AssertUnwindSafe(all));
+        done.unwrap_or_else(|payload| Err(self.blame(&*payload)))
     }
 
     /// The error that a panic below the board stands for.

@@ -52,8 +52,8 @@ struct Phase {
     running: bool,
     /// The threads inside this run, to tell a call from a callback.
     threads: Vec<ThreadId>,
-    /// The machine is being put back to power-on.
-    resetting: bool,
+    /// What the machine is being, if nobody may touch it meanwhile: reset, saved or restored.
+    being: Option<&'static str>,
     /// Someone has asked for a pause.
     held: bool,
     /// One who does not wait for it is among them.
@@ -119,7 +119,7 @@ impl Control {
                 false => Error::wrong_state("the machine is being run by another thread"),
             });
         }
-        phase.check_not_resetting()?;
+        phase.check_not_busy()?;
         self.check_not_over(&phase, "cannot be run again")?;
         phase.running = true;
         phase.outcome = None;
@@ -314,7 +314,7 @@ impl Control {
     pub(super) fn resume(&self) -> Result<()> {
         self.owner.check()?;
         let mut phase = self.phase();
-        phase.check_not_resetting()?;
+        phase.check_not_busy()?;
         if phase.held {
             self.release(&mut phase);
         }
@@ -356,27 +356,48 @@ impl Control {
                 false => Error::wrong_state("the machine is running: pause it first"),
             });
         }
-        phase.check_not_resetting()
+        phase.check_not_busy()
+    }
+
+    /// Keeps everyone away from the machine until the result is dropped.
+    pub(super) fn begin_save(&self) -> Result<Saving<'_>> {
+        self.owner.check()?;
+        let mut phase = self.phase();
+        self.check_nobody_works(&phase, "save()")?;
+        self.check_not_over(&phase, "cannot be saved")?;
+        phase.being = Some("saved");
+        Ok(Saving(self))
     }
 
     /// Keeps everyone away from the machine until the result is told how its reset ended.
     pub(super) fn begin_reset(&self) -> Result<Resetting<'_>> {
+        self.begin_anew("reset()", "reset")
+    }
+
+    /// The same for its restore.
+    pub(super) fn begin_restore(&self) -> Result<Resetting<'_>> {
+        self.begin_anew("restore()", "restored")
+    }
+
+    fn begin_anew(&self, call: &str, being: &'static str) -> Result<Resetting<'_>> {
         self.owner.check()?;
         let mut phase = self.phase();
-        self.check_nobody_works(&phase, "reset()")?;
+        self.check_nobody_works(&phase, call)?;
         if self.stopped.load(SeqCst) {
-            return Err(Error::wrong_state("the machine cannot be reset: it was stopped"));
+            let message = format!("the machine cannot be {being}: it was stopped");
+            return Err(Error::wrong_state(message));
         }
         if let Some(Err(error)) = &phase.ended {
             return Err(has_ended(error));
         }
-        phase.resetting = true;
+        phase.being = Some(being);
         Ok(Resetting(self))
     }
 
     fn finish_reset(&self, done: &Result<()>) {
         let mut phase = self.phase();
-        phase.resetting = false;
+        let doing = if phase.being == Some("reset") { "resetting" } else { "restoring" };
+        phase.being = None;
         match done {
             Ok(()) => {
                 phase.ended = None;
@@ -385,7 +406,7 @@ impl Control {
                 }
             }
             Err(error) => {
-                let error = error.clone().context("resetting");
+                let error = error.clone().context(doing);
                 phase.ended = Some(Err(error.clone()));
                 drop(phase);
                 self.end(Err(error));
@@ -440,10 +461,12 @@ impl Phase {
         self.threads.contains(&std::thread::current().id())
     }
 
-    fn check_not_resetting(&self) -> Result<()> {
-        match self.resetting {
-            true => Err(Error::wrong_state("the machine is being reset by another thread")),
-            false => Ok(()),
+    fn check_not_busy(&self) -> Result<()> {
+        match self.being {
+            Some(what) => {
+                Err(Error::wrong_state(format!("the machine is being {what} by another thread")))
+            }
+            None => Ok(()),
         }
     }
 }
@@ -508,7 +531,16 @@ impl Drop for Active<'_> {
     }
 }
 
-/// A reset under way. One that ends by a panic has failed.
+/// State is being saved.
+pub(super) struct Saving<'a>(&'a Control);
+
+impl Drop for Saving<'_> {
+    fn drop(&mut self) {
+        self.0.phase().being = None;
+    }
+}
+
+/// A reset or restore under way. One that ends by a panic has failed.
 pub(super) struct Resetting<'a>(&'a Control);
 
 impl Resetting<'_> {
@@ -522,7 +554,7 @@ impl Resetting<'_> {
 
 impl Drop for Resetting<'_> {
     fn drop(&mut self) {
-        self.0.finish_reset(&Err(Error::internal("a panic during its reset")));
+        self.0.finish_reset(&Err(Error::internal("a panic while it was made anew")));
     }
 }
 

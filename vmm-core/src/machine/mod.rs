@@ -33,6 +33,7 @@ mod handle;
 mod power;
 mod reactor;
 mod reset;
+mod save;
 mod virtio;
 
 use std::{

@@ -15,6 +15,7 @@ use crate::{
     bus::BusDevice,
     error::Result,
     exit::{CONTINUE, Flow, VcpuExit},
+    persist::{Kind, StateReader, StateWriter},
 };
 
 /// The ports from the first register to behind the last.
@@ -23,6 +24,9 @@ const LEN: u16 = RESET + 1 - EVENTS;
 const SCI_ENABLED: u16 = 1;
 /// Control register: go to the sleep type in bits 10-12.
 const SLEEP_ENABLE: u16 = 1 << 13;
+
+/// The enable and the control register.
+const STATE: Kind = Kind { name: "power", version: 1 };
 
 const STATUS: u64 = 0;
 const ENABLE: u64 = 2;
@@ -76,6 +80,17 @@ impl BusDevice for Power {
     fn reset(&self) {
         self.enable.store(0, Relaxed);
         self.control.store(0, Relaxed);
+    }
+
+    fn save(&self, out: &mut StateWriter) -> Result<()> {
+        out.put(STATE, &(self.enable.load(Relaxed), self.control.load(Relaxed)))
+    }
+
+    fn restore(&self, from: &mut StateReader) -> Result<()> {
+        let (enable, control): (u16, u16) = from.take(STATE)?;
+        self.enable.store(enable, Relaxed);
+        self.control.store(control & !SLEEP_ENABLE, Relaxed);
+        Ok(())
     }
 }
 

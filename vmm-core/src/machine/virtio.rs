@@ -1,15 +1,19 @@
 //! Virtio devices as devices of a machine: a window and an interrupt that ACPI tells the guest of,
 //! a doorbell that goes past the vCPU, and the reactor that wakes them.
 
-use std::sync::{Arc, Weak};
+use std::{
+    sync::{Arc, Weak},
+    time::{Duration, Instant},
+};
 
 use super::{Device, Interest, Next, Reactor, Slot, Wake, Watch};
 use crate::{
     bus::BusDevice,
-    error::Result,
+    error::{Error, Result},
     exit::Flow,
     hv::{IoAddress, Match},
     memory::GuestAddress,
+    persist::{StateReader, StateWriter},
     virtio::{Cause, Endpoint, Mmio, VirtioDevice},
 };
 
@@ -58,7 +62,23 @@ impl BusDevice for Plugged {
     fn reset(&self) {
         self.registers.reset();
     }
+
+    fn save(&self, out: &mut StateWriter) -> Result<()> {
+        // Nobody works on it any more if the machine was paused in a run; else that is waited for.
+        let start = Instant::now();
+        if !self.registers.endpoint().drain(&|| start.elapsed() > PATIENCE) {
+            return Err(Error::host("waiting for its back end", libc::ETIMEDOUT));
+        }
+        self.registers.save(out)
+    }
+
+    fn restore(&self, from: &mut StateReader) -> Result<()> {
+        self.registers.restore(from)
+    }
 }
+
+/// How long a back end may take when the device is saved.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Has the bell and the device's own sources watched.
 fn watch(endpoint: &Arc<Endpoint>, reactor: &Reactor) -> Result<Vec<Arc<Watch>>> {

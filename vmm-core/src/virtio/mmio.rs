@@ -8,7 +8,9 @@ use std::{
 use super::{Endpoint, ring::Area};
 use crate::{
     bus::BusDevice,
+    error::Result,
     exit::{CONTINUE, Flow},
+    persist::{StateReader, StateWriter},
 };
 
 /// The registers of one device, as a device on the bus.
@@ -55,7 +57,8 @@ impl Mmio {
         Self { endpoint, selected: Mutex::default(), give_up: Box::new(give_up) }
     }
 
-    pub(super) fn endpoint(&self) -> &Endpoint {
+    /// The device's end.
+    pub fn endpoint(&self) -> &Endpoint {
         &self.endpoint
     }
 
@@ -158,6 +161,14 @@ impl BusDevice for Mmio {
     fn reset(&self) {
         *self.selected() = Selected::default();
         self.endpoint.set_status(0, &|| false);
+    }
+
+    fn save(&self, out: &mut StateWriter) -> Result<()> {
+        Self::save(self, out)
+    }
+
+    fn restore(&self, from: &mut StateReader) -> Result<()> {
+        Self::restore(self, from)
     }
 }
 

@@ -423,13 +423,14 @@ impl VirtioDevice for Console {
     fn save(&self, out: &mut StateWriter) -> Result<()> {
         let ports = self.ports.iter().map(Port::state).collect();
         let size = self.shared.size();
-        out.put(STATE, &State { size, is_ready: self.is_ready, ports })
+        let knows_size = self.knows_size && self.size == size;
+        out.put(STATE, &State { size, knows_size, is_ready: self.is_ready, ports })
     }
 
     /// # Errors
     /// `Incompatible` if its ports are not those that were saved.
     fn restore(&mut self, from: &mut StateReader) -> Result<()> {
-        let State { size, is_ready, ports } = from.take(STATE)?;
+        let State { size, knows_size, is_ready, ports } = from.take(STATE)?;
         self.take_changes();
         let (own, saved) = (self.ports.len(), ports.len());
         if own != saved {
@@ -439,12 +440,8 @@ impl VirtioDevice for Console {
         for (port, state) in self.ports.iter_mut().zip(ports) {
             port.restore(state)?;
         }
-        // What this one has been told since it was made is newer, if it has been told.
-        if self.shared.size() == (0, 0) {
-            self.shared.set_size(size.0, size.1);
-        }
-        (self.size, self.is_ready) = (size, is_ready);
-        self.knows_size = self.shared.size() == size;
+        self.shared.set_size(size.0, size.1);
+        (self.size, self.knows_size, self.is_ready) = (size, knows_size, is_ready);
         Ok(())
     }
 }
@@ -454,6 +451,7 @@ const STATE: Kind = Kind { name: "console", version: 1 };
 #[derive(Serialize, Deserialize)]
 struct State {
     size: (u16, u16),
+    knows_size: bool,
     is_ready: bool,
     ports: Vec<PortState>,
 }

@@ -7,8 +7,13 @@
 
 use std::{collections::VecDeque, convert::Infallible, sync::OnceLock};
 
-use vm_superio::{Trigger, serial::NoEvents};
-use vmm_core::irq::IrqLine;
+use serde::{Deserialize, Serialize};
+use vm_superio::{Trigger, serial::NoEvents, serial::SerialState};
+use vmm_core::{
+    Error, Result,
+    irq::IrqLine,
+    persist::{Kind, StateReader, StateWriter},
+};
 
 /// Register offsets: interrupt enable, interrupt identification, line control, line status.
 const IER: u8 = 1;
@@ -69,6 +74,56 @@ impl Uart {
             self.connect(line);
         }
         self.refill();
+    }
+
+    pub(super) fn save(&self, out: &mut StateWriter) -> Result<()> {
+        let chip = self.chip.state();
+        let registers = [
+            chip.baud_divisor_low,
+            chip.baud_divisor_high,
+            chip.interrupt_enable,
+            chip.interrupt_identification,
+            chip.line_control,
+            chip.line_status,
+            chip.modem_control,
+            chip.modem_status,
+            chip.scratch,
+            self.interrupts,
+        ];
+        let queue = self.queue.iter().copied().collect();
+        out.put(STATE, &State { registers, received: chip.in_buffer, sent: self.sent, queue })
+    }
+
+    /// Becomes what was saved, and interrupts once if it may have to.
+    pub(super) fn restore(&mut self, from: &mut StateReader) -> Result<()> {
+        let State { registers, received, sent, queue } = from.take(STATE)?;
+        let [low, high, enable, identification, line_control, line_status, rest @ ..] = registers;
+        let [modem_control, modem_status, scratch, interrupts] = rest;
+        let state = SerialState {
+            baud_divisor_low: low,
+            baud_divisor_high: high,
+            interrupt_enable: enable,
+            interrupt_identification: identification,
+            line_control,
+            line_status,
+            modem_control,
+            modem_status,
+            scratch,
+            in_buffer: received,
+        };
+        let line = self.chip.interrupt_evt().0.get().cloned();
+        let chip = vm_superio::Serial::from_state(&state, Line::default(), NoEvents, Vec::new());
+        self.chip = chip.map_err(|error| Error::snapshot(format!("serial port: {error:?}")))?;
+        (self.interrupts, self.sent) = (interrupts, sent);
+        queue.into_iter().rev().for_each(|byte| self.queue.push_front(byte));
+        if let Some(line) = line {
+            if interrupts != 0 {
+                line.pulse();
+            }
+            self.connect(line);
+        }
+        self.refill();
+        Ok(())
     }
 
     pub(super) fn read(&mut self, offset: u8) -> u8 {
@@ -140,6 +195,18 @@ impl Uart {
             self.queue.drain(..moved);
         }
     }
+}
+
+const STATE: Kind = Kind { name: "serial", version: 1 };
+
+#[derive(Serialize, Deserialize)]
+struct State {
+    /// Those of the chip in the order of its data sheet, then IER as it was last written.
+    registers: [u8; 10],
+    /// What is in the receiver.
+    received: Vec<u8>,
+    sent: bool,
+    queue: Vec<u8>,
 }
 
 /// The interrupt line as vm-superio wants it.
