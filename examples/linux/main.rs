@@ -15,7 +15,9 @@ mod terminal;
 use std::{
     env,
     error::Error,
+    fs::File,
     io::{self, Write},
+    os::fd::AsFd,
     process::ExitCode,
     sync::Arc,
 };
@@ -29,7 +31,7 @@ use vmm_core::{
     machine::{Accounting, Builder, Outcome},
     soft::Soft,
 };
-use vmm_devices::{Block, I8042, Overlay, RawFile, Rtc, Serial};
+use vmm_devices::{Block, Console, I8042, Overlay, RawFile, Rng, Rtc, Serial, Stream};
 
 use self::{
     keyboard::Keyboard,
@@ -66,11 +68,13 @@ fn linux(options: &Options) -> Result<u8> {
     if session.terminal().is_there() {
         eprintln!("linux: Ctrl-A x quits, Ctrl-A h shows all keys");
     }
-    let serial = match session.terminal().is_there() {
-        true => Serial::stdout().with_input(Keyboard::stdin(&session)?),
-        false => Serial::stdio(),
+    let mut machine = describe(options, &hypervisor)?;
+    machine = match (options.console, session.terminal().is_there()) {
+        (true, _) => machine.device(Serial::stdout()).device(console(&session)?),
+        (false, true) => machine.device(Serial::stdout().with_input(Keyboard::stdin(&session)?)),
+        (false, false) => machine.device(Serial::stdio()),
     };
-    let machine = describe(options, &hypervisor, serial)?.build()?;
+    let machine = machine.build()?;
     let outcome = loop {
         match session.run(&machine) {
             Ok(Outcome::Reset) if options.reboot && session.ending().is_none() => {
@@ -108,11 +112,21 @@ fn hypervisor(backend: Backend) -> Result<Arc<dyn Hypervisor>> {
     }
 }
 
-fn describe(
-    options: &Options,
-    hypervisor: &Arc<dyn Hypervisor>,
-    serial: Serial,
-) -> Result<Builder> {
+/// A console on standard input and output, as large as the terminal.
+fn console(session: &Arc<Session>) -> Result<Console> {
+    let console = match session.terminal().is_there() {
+        // Without the buffer of io::stdout(), and ready or not: the console asks its descriptor.
+        true => {
+            let stdout = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+            Console::new(Stream::new(Keyboard::stdin(session)?, stdout))?
+        }
+        false => Console::stdio()?,
+    };
+    session.has_console(console.handle());
+    Ok(console)
+}
+
+fn describe(options: &Options, hypervisor: &Arc<dyn Hypervisor>) -> Result<Builder> {
     let mut linux =
         Linux::kernel(&options.kernel).cmdline(&options.cmdline).protocol(options.protocol);
     if let Some(initrd) = &options.initrd {
@@ -123,11 +137,13 @@ fn describe(
         .memory(options.memory << 20)
         .vcpus(options.cpus)
         .boot(linux)
-        .device(serial)
         .device(Rtc::now())
         .device(I8042::new());
     for disk in &options.disks {
         machine = machine.device(open(disk)?);
+    }
+    if options.rng {
+        machine = machine.device(Rng::new()?);
     }
     Ok(if options.stats { machine.account(Accounting::Times) } else { machine })
 }

@@ -24,6 +24,10 @@ pub struct Options {
     pub reboot: bool,
     pub stats: bool,
     pub disks: Vec<Disk>,
+    /// Whether this terminal is a virtio console, and not the serial port.
+    pub console: bool,
+    /// Whether the guest has the host's entropy.
+    pub rng: bool,
 }
 
 /// A raw image, and what the guest may do with it.
@@ -59,6 +63,8 @@ pub enum Request {
 /// `reboot=k`: by the keyboard controller, for a triple fault (`t`) cannot be told from a crash.
 /// `panic=-1`: a panic resets at once.
 const CMDLINE: &str = "console=ttyS0 reboot=k panic=-1";
+/// For a guest whose console this is: what its serial port says comes here, too.
+const HVC_CMDLINE: &str = "console=hvc0 reboot=k panic=-1";
 const MEMORY: u64 = 512;
 /// 16 TiB, beyond any host.
 const MOST_MEMORY: u64 = 16 << 20;
@@ -74,7 +80,8 @@ Usage: cargo run --example linux -- --kernel FILE [OPTION]...
 
   --kernel FILE     a bzImage (vmlinuz, as distributions have it) or an uncompressed vmlinux
   --initrd FILE     an initial RAM disk
-  --cmdline TEXT    the kernel's command line [{CMDLINE}]
+  --cmdline TEXT    the kernel's command line [{CMDLINE};
+                    with --console: {HVC_CMDLINE}]
   --mem MIB         the guest's memory [{MEMORY}]
   --cpus N          the number of its processors [1]
   --backend NAME    what runs them: kvm, soft (a CPU in software), or auto for the best this host
@@ -82,6 +89,9 @@ Usage: cargo run --example linux -- --kernel FILE [OPTION]...
   --disk IMAGE      a raw image as the next of /dev/vda, /dev/vdb...; behind it, after commas:
                     ro, it is not written; overlay, what is written is forgotten at the end;
                     overlay=FILE, it is kept in FILE, which is made if need be
+  --console         standard input and output are a virtio console, hvc0, which is as large as the
+                    terminal's window, and not the serial port, which still can be written to
+  --rng             a source of random numbers
   --protocol NAME   how a vmlinux is entered: linux (64-bit boot protocol) or pvh [linux]
   --no-reboot       a guest that resets, as after a panic, is not started anew: the status is 1
   --stats           print on standard error what the guest was left for, and how long that took
@@ -92,7 +102,8 @@ On a terminal each key goes to the guest, Ctrl-C too, but for these:
 A pipe or a file is sent as it is, at once; Linux drops a few bytes of what comes before its console
 is open. The status is the code the guest powers off with (Linux: 0), or 1 after an error.
 
-The drivers of disks are modules in Debian's kernel: the RAM disk loads virtio_mmio, virtio_blk.
+The drivers are modules in Debian's kernel: the RAM disk loads virtio_mmio and virtio_blk,
+virtio_console, virtio_rng. Before that there is no hvc0, and a console=ttyS0 tells what goes wrong.
 
 Examples:
   cargo run --example linux -- --kernel vmlinuz --initrd initrd.img \\
@@ -106,7 +117,7 @@ Examples:
 /// Reads the arguments behind the program's name; an error is one line that names the option.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, String> {
     let mut arguments = arguments.into_iter().map(text);
-    let mut kernel = None;
+    let (mut kernel, mut cmdline) = (None, None);
     let mut options = defaults();
     while let Some(argument) = arguments.next().transpose()? {
         let (name, mut given) = split(&argument);
@@ -120,13 +131,15 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, S
             "--kernel" => kernel = Some(file(name, value()?)?),
             "--disk" => options.disks.push(disk(name, &value()?)?),
             "--initrd" => options.initrd = Some(file(name, value()?)?),
-            "--cmdline" => options.cmdline = value()?,
+            "--cmdline" => cmdline = Some(value()?),
             "--mem" => options.memory = number(name, &value()?, 1..=MOST_MEMORY)?,
             "--cpus" => options.cpus = number(name, &value()?, 1..=MOST_CPUS)? as u32,
             "--backend" => options.backend = choice(name, &value()?, &BACKENDS)?,
             "--protocol" => options.protocol = choice(name, &value()?, &PROTOCOLS)?,
             "--no-reboot" => options.reboot = false,
             "--stats" => options.stats = true,
+            "--console" => options.console = true,
+            "--rng" => options.rng = true,
             "--help" | "-h" => return Ok(Request::Help),
             _ => return Err(format!("{name}: no such option; try --help")),
         }
@@ -135,7 +148,9 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, S
         }
     }
     let kernel = kernel.ok_or("--kernel is missing; try --help")?;
-    Ok(Request::Boot(Options { kernel, ..options }))
+    let usual = if options.console { HVC_CMDLINE } else { CMDLINE };
+    let cmdline = cmdline.unwrap_or_else(|| usual.to_owned());
+    Ok(Request::Boot(Options { kernel, cmdline, ..options }))
 }
 
 const BACKENDS: [(&str, Backend); 3] =
@@ -154,6 +169,8 @@ fn defaults() -> Options {
         reboot: true,
         stats: false,
         disks: Vec::new(),
+        console: false,
+        rng: false,
     }
 }
 
@@ -222,15 +239,29 @@ mod tests {
                 protocol: Protocol::Pvh,
                 reboot: false,
                 stats: true,
+                console: true,
+                rng: true,
                 disks: vec![Disk {
                     path: INITRD.into(),
                     access: Access::Overlay(Some("top=1".into())),
                 }],
             }))
         };
-        let flags = ["--no-reboot", "--stats"];
+        let flags = ["--no-reboot", "--stats", "--console", "--rng"];
         assert_eq!(parsed(&[&apart[..], &flags].concat()), expected());
         assert_eq!(parsed(&[&flags, &joined[..]].concat()), expected());
+    }
+
+    #[test]
+    fn a_console_is_told_to_the_kernel_unless_it_was_told_something() {
+        let cmdline =
+            |arguments: &[&str]| match parsed(&[&["--kernel", KERNEL], arguments].concat()) {
+                Ok(Request::Boot(options)) => options.cmdline,
+                other => format!("{other:?}"),
+            };
+        assert_eq!(cmdline(&[]), CMDLINE);
+        assert_eq!(cmdline(&["--console"]), HVC_CMDLINE);
+        assert_eq!(cmdline(&["--cmdline", "x", "--console"]), "x");
     }
 
     #[test]
@@ -277,7 +308,7 @@ mod tests {
         assert_eq!(parsed(&["--mem", "1", "--help", "--frobnicate"]), Ok(Request::Help));
         let help = help();
         let pairs = ["kernel", "initrd", "disk", "cmdline", "mem", "cpus", "backend", "protocol"];
-        for name in pairs.iter().chain(&["no-reboot", "stats", "help"]) {
+        for name in pairs.iter().chain(&["console", "rng", "no-reboot", "stats", "help"]) {
             assert!(help.contains(&format!("\n  --{name} ")), "{name}");
         }
         assert!(help.lines().all(|line| line.len() <= 100));

@@ -12,7 +12,7 @@ use std::{
 };
 
 use signal_hook::{
-    consts::{SIGHUP, SIGINT, SIGTERM},
+    consts::{SIGHUP, SIGINT, SIGTERM, SIGWINCH},
     iterator::Signals,
     low_level::emulate_default_handler,
 };
@@ -20,6 +20,7 @@ use vmm_core::{
     ErrorKind as VmmErrorKind, Machine,
     machine::{Handle, Outcome},
 };
+use vmm_devices::ConsoleHandle;
 
 use crate::terminal::Terminal;
 
@@ -44,6 +45,8 @@ pub struct Session {
 #[derive(Debug, Default)]
 struct State {
     guest: Option<Handle>,
+    /// Its console, if that is as large as the terminal.
+    console: Option<ConsoleHandle>,
     end: Option<End>,
 }
 
@@ -52,10 +55,13 @@ impl Session {
     pub fn start() -> Result<Arc<Self>> {
         let session = Arc::new(Self { terminal: Terminal::stdin()?, state: Mutex::default() });
         session.restore_on_panic();
-        let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
+        let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM, SIGWINCH])?;
         spawn("signals", &session, move |session| {
-            if let Some(signal) = signals.forever().next() {
-                session.end(End::Signal(signal));
+            for signal in signals.forever() {
+                match signal {
+                    SIGWINCH => session.tell_size(),
+                    signal => session.end(End::Signal(signal)),
+                }
             }
         })?;
         Ok(session)
@@ -63,6 +69,19 @@ impl Session {
 
     pub fn terminal(&self) -> &Terminal {
         &self.terminal
+    }
+
+    /// Tells this console how large the terminal is, now and when that changes.
+    pub fn has_console(&self, console: ConsoleHandle) {
+        self.state().console = Some(console);
+        self.tell_size();
+    }
+
+    fn tell_size(&self) {
+        let (columns, rows) = self.terminal.size();
+        if let Some(console) = &self.state().console {
+            console.resize(columns, rows);
+        }
     }
 
     /// Why the program shall end, once it shall.

@@ -26,6 +26,12 @@ impl Terminal {
         self.found.is_some()
     }
 
+    /// How large its window is, in characters: columns and rows, 0 if that is not known.
+    pub fn size(&self) -> (u16, u16) {
+        let size = self.found.as_ref().and_then(|_| termios::tcgetwinsize(io::stdin()).ok());
+        size.map_or((0, 0), |size| (size.ws_col, size.ws_row))
+    }
+
     /// Lets each key through as it is: the guest's own terminal does echo, lines and signals.
     pub fn raw(&self) -> io::Result<Raw<'_>> {
         if let Some(found) = &self.found {
