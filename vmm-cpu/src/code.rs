@@ -109,7 +109,7 @@ pub(crate) struct Code {
 /// A row of operations that is entered at its first only.
 #[derive(Clone, Copy, Debug)]
 struct Block {
-    /// The host address of its first byte; [`DEAD`] if it was overwritten.
+    /// The host address of its first byte.
     start: u64,
     /// How many bytes it was decoded from.
     len: u64,
@@ -134,7 +134,6 @@ const OPS: usize = 1 << 18;
 const BLOCKS: usize = 1 << 15;
 const BUCKETS: usize = 1 << 14;
 const NOBODY: u32 = u32::MAX;
-const DEAD: u64 = 0;
 
 impl Code {
     pub(crate) fn new() -> Self {
@@ -204,9 +203,9 @@ impl Code {
         let mut alive = NOBODY;
         let mut number = self.pages.remove(&page).unwrap_or(NOBODY);
         while let Some(block) = self.blocks.get_mut(number as usize) {
-            let sibling = block.sibling;
-            if block.start < to && from < block.start + block.len {
-                block.start = DEAD;
+            let Block { start, len, sibling, .. } = *block;
+            if start < to && from < start + len {
+                self.unlink(start, number);
                 found = true;
             } else {
                 block.sibling = std::mem::replace(&mut alive, number);
@@ -219,6 +218,24 @@ impl Code {
             self.unmark(page, map);
         }
         found
+    }
+
+    /// Takes a block that begins at `start` out of its bucket.
+    fn unlink(&mut self, start: u64, number: u32) {
+        let next = self.blocks[number as usize].next;
+        let head = &mut self.buckets[bucket(start)];
+        if *head == number {
+            *head = next;
+            return;
+        }
+        let mut at = *head;
+        while let Some(block) = self.blocks.get_mut(at as usize) {
+            if block.next == number {
+                block.next = next;
+                return;
+            }
+            at = block.next;
+        }
     }
 
     /// The page has no code left: stores to it need no care, unless it shares its word.
@@ -253,5 +270,32 @@ mod tests {
         assert_eq!(granules(127, 2), 3);
         assert_eq!(granules(0, 4096), u32::MAX);
         assert_eq!(granules(4095, 1), 1 << 31);
+    }
+
+    /// The first, the last and the middle one of a bucket, so that nobody looks at what is no more.
+    #[test]
+    fn blocks_that_were_overwritten_leave_their_bucket() {
+        let map = CodeMap::new();
+        // The same bucket, another page each.
+        let place = |n: u64| (n << 28) + 0x1000;
+        let all = || (1..=4).filter(|n| bucket(place(*n)) == bucket(place(1)));
+        assert_eq!(all().count(), 4);
+        for gone in 1..=4 {
+            let mut code = Code::new();
+            for n in all() {
+                code.insert(place(n), 4, 0, &[Op::bare(crate::op::exec!(crate::isa::go_on))], &map);
+            }
+            assert!(code.overwrite(place(gone), 0, 1, &map));
+            assert!(!code.overwrite(place(gone), 0, 1, &map));
+            for n in all() {
+                assert_eq!(code.find(place(n), 0).is_some(), n != gone, "{n} without {gone}");
+            }
+            let mut chain = code.buckets[bucket(place(1))];
+            let mut len = 0;
+            while let Some(block) = code.blocks.get(chain as usize) {
+                (chain, len) = (block.next, len + 1);
+            }
+            assert_eq!(len, 3);
+        }
     }
 }

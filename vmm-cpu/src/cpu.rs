@@ -461,7 +461,7 @@ mod tests {
     #[test]
     #[ignore = "a measurement"]
     fn speed() {
-        let programs: [(&str, &[u8]); 5] = [
+        let programs: [(&str, &[u8]); 6] = [
             // add rax, rcx; xor rdx, rax; lea rbx, [rdx+rcx*2]
             ("registers", &[0x48, 0x01, 0xc8, 0x48, 0x31, 0xc2, 0x48, 0x8d, 0x1c, 0x4a]),
             // mov rax, [rsi]; add rax, [rsi+8]; mov [rdi], rax; add [rdi+16], rcx
@@ -475,6 +475,8 @@ mod tests {
             ("calls", &[0xe8, 2, 0, 0, 0, 0xeb, 1, 0xc3]),
             // lea rax, [rip+2]; jmp rax
             ("indirect jumps", &[0x48, 0x8d, 5, 2, 0, 0, 0, 0xff, 0xe0]),
+            // mov byte [rip+1], 7; mov eax, 0
+            ("overwritten code", &[0xc6, 5, 1, 0, 0, 0, 7, 0xb8, 0, 0, 0, 0]),
         ];
         for (name, body) in programs {
             let back = (body.len() as u8 + 5).wrapping_neg();
