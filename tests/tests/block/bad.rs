@@ -50,6 +50,20 @@ fn files_that_are_no_disks_are_refused_by_name() {
 }
 
 #[test]
+fn a_file_that_may_not_be_read_is_refused_by_name() {
+    // Not even root may read this one.
+    let path = std::path::Path::new("/sys/bus/platform/drivers_probe");
+    if !path.exists() {
+        println!("skipped: a_file_that_may_not_be_read: no sysfs here");
+        return;
+    }
+    let error = RawFile::open_read_only(path).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Host);
+    let text = error.to_string();
+    assert!(text.contains("drivers_probe") && text.contains("Permission denied"), "{text}");
+}
+
+#[test]
 fn a_disk_has_one_writer_or_many_readers() {
     let file = tempfile::NamedTempFile::new().unwrap();
     file.as_file().set_len(512).unwrap();

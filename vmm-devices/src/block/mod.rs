@@ -7,6 +7,18 @@
 //! an embedder's own are as good. What a file's bytes are is never guessed from them: a guest could
 //! write them.
 //!
+//! What a guest may count on, by back end:
+//!
+//! | disk | a write is finished | a flush is finished | the process dies | the power fails |
+//! |---|---|---|---|---|
+//! | [`RawFile`] | in the host's page cache | on its disk (`fdatasync`) | finished writes are kept | finished flushes are kept |
+//! | [`Overlay`] that is kept | in the page cache | data on the disk, then the bits that say so | clusters new since the last flush may be lost | finished flushes are kept |
+//! | [`Overlay`] that is temporary | in the page cache | nothing to do | all is lost | all is lost |
+//! | [`MemoryImage`] | in memory | nothing to do | all is lost | all is lost |
+//!
+//! The host's disk must keep what it was told to; a sector of 512 bytes is written whole or not as far
+//! as that disk does so. A discard promises nothing of what is read there afterwards.
+//!
 //! ```
 //! use vmm_devices::{Block, MemoryImage};
 //!
