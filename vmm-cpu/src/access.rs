@@ -4,6 +4,7 @@
 //! that is overwritten - goes the slow way, by bytes.
 
 use crate::{
+    code::word,
     core::{Core, World},
     exception::{Exception, Vector},
     flags::AC,
@@ -129,7 +130,9 @@ impl Core {
         }
         self.align::<D>(linear)?;
         let span = self.span(linear, D::BYTES as usize, Access::Write, world)?;
-        self.write_span(&span, value.to_bytes(), world)
+        self.overwriting(&span, world)?;
+        self.write_span(&span, value.to_bytes(), world);
+        Ok(())
     }
 
     /// Loads, changes and stores a word, not atomically; returns what it was and what it is.
@@ -170,9 +173,10 @@ impl Core {
         }
         self.align::<W>(linear)?;
         let span = self.span(linear, W::BYTES as usize, Access::Write, world)?;
+        self.overwriting(&span, world)?;
         let old = W::from_bytes(self.read_span(&span, world));
         let new = change(old);
-        self.write_span(&span, new.to_bytes(), world)?;
+        self.write_span(&span, new.to_bytes(), world);
         Ok((old, new))
     }
 
@@ -208,19 +212,40 @@ impl Core {
         let linear = self.within(linear);
         self.align::<D>(linear)?;
         let span = self.span(linear, D::BYTES as usize, Access::Write, world)?;
-        loop {
+        self.overwriting(&span, world)?;
+        let [Some(page), Some(_)] = span.places.map(Place::target) else {
+            // A device's registers know no lock.
             let old = D::from_bytes(self.read_span(&span, world));
             let new = change(old);
-            let aligned = span.offset.is_multiple_of(D::BYTES);
-            let Some(page) = span.places[0].target().filter(|_| aligned) else {
-                self.write_span(&span, new.to_bytes(), world)?;
-                return Ok((old, new));
-            };
-            self.overwriting(page, span.offset, span.len, world)?;
-            if page.compare_exchange(span.offset, old, new).is_ok() {
-                return Ok((old, new));
-            }
+            self.write_span(&span, new.to_bytes(), world);
+            return Ok((old, new));
+        };
+        if !span.offset.is_multiple_of(D::BYTES) {
+            return Ok(self.update_split(&span, world, change));
         }
+        let mut old = page.load(span.offset);
+        while let Err(found) = page.compare_exchange(span.offset, old, change(old)) {
+            old = found;
+        }
+        self.overwrote(page, span.offset, span.len, world);
+        Ok((old, change(old)))
+    }
+
+    /// A locked access that is not aligned. Some hosts have none that is atomic, and one that crosses
+    /// a cache line holds up or ends a process on others: so nobody else executes meanwhile.
+    fn update_split<D: Datum>(
+        &mut self,
+        span: &Span<'_>,
+        world: &World<'_>,
+        change: impl Fn(D) -> D,
+    ) -> (D, D) {
+        let mut old = D::from_bytes([0; 16]);
+        world.io.exclusive(&mut || {
+            old = D::from_bytes(self.read_span(span, world));
+            self.write_span(span, change(old).to_bytes(), world);
+        });
+        self.after_io(world);
+        (old, change(old))
     }
 
     /// #AC(0) if programs asked for it. Then only aligned data go the fast way, so that the slow one
@@ -378,23 +403,10 @@ impl Core {
         }
     }
 
-    fn write_span(
-        &mut self,
-        span: &Span<'_>,
-        bytes: [u8; 16],
-        world: &World<'_>,
-    ) -> Result<(), Stop> {
+    fn write_span(&mut self, span: &Span<'_>, bytes: [u8; 16], world: &World<'_>) {
         let (first, second) = bytes[..span.len].split_at(span.split);
-        let parts = [(span.places[0], span.offset, first), (span.places[1], 0, second)];
-        for (place, offset, bytes) in parts {
-            if let Some(page) = place.target() {
-                self.overwriting(page, offset, bytes.len(), world)?;
-            }
-        }
-        for (place, offset, bytes) in parts {
-            self.write_place(place, offset, bytes, world);
-        }
-        Ok(())
+        self.write_place(span.places[0], span.offset, first, world);
+        self.write_place(span.places[1], 0, second, world);
     }
 
     fn write_place(&mut self, place: Place<'_>, offset: u64, bytes: &[u8], world: &World<'_>) {
@@ -402,6 +414,7 @@ impl Core {
             // Again: a device that was asked since may have seen to the dirty pages being collected.
             world.ram.dirty(place.physical / PAGE_SIZE);
             page.write(offset, bytes);
+            self.overwrote(page, offset, bytes.len(), world);
             return;
         }
         let mut at = place.physical;
@@ -415,32 +428,34 @@ impl Core {
         }
     }
 
-    /// Who was asked may have changed where pages are, or collected the dirty ones.
+    /// Who was asked may have changed where pages are, or collected the dirty ones; or let another CPU
+    /// find code where this one's TLB lets stores through.
     pub(crate) fn after_io(&mut self, world: &World<'_>) {
         let generation = Some(world.ram.generation());
-        if self.generation != generation {
+        if self.generation != generation || self.epoch != world.code_map.epoch() {
             self.generation = generation;
             self.flush_tlb();
         }
     }
 
-    /// Code that was decoded must go before its bytes do; for that the instruction begins anew, on
-    /// its own.
-    fn overwriting(
-        &mut self,
-        page: Lent<'_>,
-        offset: u64,
-        len: usize,
-        world: &World<'_>,
-    ) -> Result<(), Stop> {
-        if !world.code_map.is_code(page.identity() + offset, len) {
-            return Ok(());
+    /// An instruction that overwrites code begins anew, on its own, and none that was decoded before
+    /// comes after it.
+    fn overwriting(&self, span: &Span<'_>, world: &World<'_>) -> Result<(), Stop> {
+        let parts = [(span.offset, span.split), (0, span.len - span.split)];
+        let is_code = |(place, (offset, len)): (&Place<'_>, (u64, usize))| {
+            let page = place.target();
+            page.is_some_and(|page| world.code_map.is_code(page.identity() + offset, len))
+        };
+        let careful = self.careful || !span.places.iter().zip(parts).any(is_code);
+        if careful { Ok(()) } else { Err(Stop::Careful) }
+    }
+
+    /// Has all CPUs know of it if what was just stored has overwritten code.
+    pub(crate) fn overwrote(&mut self, page: Lent<'_>, offset: u64, len: usize, world: &World<'_>) {
+        let host = page.identity() + offset;
+        if world.code_map.overwritten(host, len as u64) {
+            self.overwrote = Some(word(host));
         }
-        if !self.careful {
-            return Err(Stop::Careful);
-        }
-        self.overwritten.push((page.identity(), offset, len));
-        Ok(())
     }
 }
 

@@ -1,96 +1,11 @@
-//! What was decoded, and where code is.
+//! What was decoded.
 
-use std::{
-    collections::HashMap,
-    sync::atomic::{
-        AtomicU32, AtomicU64,
-        Ordering::{AcqRel, Acquire, Relaxed, SeqCst},
-        fence,
-    },
-};
+mod map;
 
-use crate::{op::Op, ram::PAGE_SIZE};
-
-/// In which host pages there is code that some CPU has decoded, to 128 bytes: shared by the CPUs of
-/// a machine and by whoever else writes to its memory.
-///
-/// It may say yes where there is none, never no where there is some.
-#[derive(Debug)]
-pub struct CodeMap {
-    /// A bit for each 128 bytes of a page; pages that hash alike share a word.
-    marks: Box<[AtomicU32]>,
-    /// How often somebody who is no CPU has overwritten code.
-    epoch: AtomicU64,
-}
-
-const WORDS: usize = 1 << 13;
-const GRANULE: u64 = PAGE_SIZE / 32;
-
-impl CodeMap {
-    /// Without any code.
-    pub fn new() -> Self {
-        Self { marks: (0..WORDS).map(|_| AtomicU32::new(0)).collect(), epoch: AtomicU64::new(0) }
-    }
-
-    /// To be called after `len` bytes of guest memory at `host` were written by other than a CPU:
-    /// each CPU notices before its next block.
-    pub fn written(&self, host: usize, len: usize) {
-        // Either the marks of a CPU that decodes these bytes are seen here, or what was written is
-        // seen there, where they are read once more after they are marked.
-        fence(SeqCst);
-        let (mut at, end) = (host as u64, host as u64 + len as u64);
-        while at < end {
-            let here = (PAGE_SIZE - at % PAGE_SIZE).min(end - at);
-            if self.is_code(at, here as usize) {
-                self.epoch.fetch_add(1, AcqRel);
-                return;
-            }
-            at += here;
-        }
-    }
-
-    pub(crate) fn epoch(&self) -> u64 {
-        self.epoch.load(Acquire)
-    }
-
-    /// Whether there is code anywhere in the page of this identity.
-    pub(crate) fn has_code(&self, page: u64) -> bool {
-        self.word(page).load(Relaxed) != 0
-    }
-
-    /// Whether some of these bytes of one host page, near enough, are code.
-    pub(crate) fn is_code(&self, host: u64, len: usize) -> bool {
-        let marks = self.word(host).load(Relaxed);
-        marks != 0 && len != 0 && marks & granules(host % PAGE_SIZE, len as u64) != 0
-    }
-
-    /// Marks bytes of one host page as code.
-    fn mark(&self, host: u64, len: u64) {
-        self.word(host).fetch_or(granules(host % PAGE_SIZE, len), SeqCst);
-        fence(SeqCst);
-    }
-
-    /// There is no code any more in the pages that share the word of this one.
-    fn clear(&self, page: u64) {
-        self.word(page).store(0, Relaxed);
-    }
-
-    fn word(&self, host: u64) -> &AtomicU32 {
-        &self.marks[(host / PAGE_SIZE) as usize % WORDS]
-    }
-}
-
-impl Default for CodeMap {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-/// The bits of the granules in which `len` bytes, not 0, from `offset` on lie.
-fn granules(offset: u64, len: u64) -> u32 {
-    let (first, last) = (offset / GRANULE, (offset + len - 1).min(PAGE_SIZE - 1) / GRANULE);
-    (u32::MAX >> (31 - last)) & (u32::MAX << first)
-}
+pub use self::map::CodeMap;
+use self::map::WORDS;
+pub(crate) use self::map::{Note, word};
+use crate::op::Op;
 
 /// What a CPU has decoded.
 ///
@@ -102,8 +17,8 @@ pub(crate) struct Code {
     blocks: Vec<Block>,
     /// By a hash of the key, the newest block.
     buckets: Box<[u32]>,
-    /// By the identity of a page, the newest block in it.
-    pages: HashMap<u64, u32>,
+    /// By the word of its page's marks, the number of the newest block and 1; 0 if there is none.
+    words: Box<[u32]>,
 }
 
 /// A row of operations that is entered at its first only.
@@ -117,7 +32,7 @@ struct Block {
     run: Run,
     /// The next block in the same bucket.
     next: u32,
-    /// The next block in the same page.
+    /// What `words` would say without this one.
     sibling: u32,
 }
 
@@ -141,7 +56,7 @@ impl Code {
             ops: Vec::with_capacity(OPS),
             blocks: Vec::with_capacity(BLOCKS),
             buckets: vec![NOBODY; BUCKETS].into(),
-            pages: HashMap::new(),
+            words: vec![0; WORDS].into(),
         }
     }
 
@@ -168,16 +83,8 @@ impl Code {
         self.ops.len() + ops <= OPS && self.blocks.len() < BLOCKS
     }
 
-    /// Keeps a block: `len` bytes at the host address `start`. True if it is the first code in its
-    /// page.
-    pub(crate) fn insert(
-        &mut self,
-        start: u64,
-        len: u64,
-        mode: u32,
-        ops: &[Op],
-        map: &CodeMap,
-    ) -> (Run, bool) {
+    /// Keeps a block: `len` bytes at the host address `start`, which are to be marked.
+    pub(crate) fn insert(&mut self, start: u64, len: u64, mode: u32, ops: &[Op]) {
         let run = Run {
             first: self.ops.len() as u32,
             count: ops.len() as u16,
@@ -186,37 +93,35 @@ impl Code {
         self.ops.extend_from_slice(ops);
         let number = self.blocks.len() as u32;
         let next = std::mem::replace(&mut self.buckets[bucket(start)], number);
-        let page = start & !(PAGE_SIZE - 1);
-        let sibling = self.pages.insert(page, number);
-        let first = sibling.is_none();
-        let sibling = sibling.unwrap_or(NOBODY);
+        let sibling = std::mem::replace(&mut self.words[word(start)], number + 1);
         self.blocks.push(Block { start, len, mode, run, next, sibling });
-        map.mark(start, len);
-        (run, first)
     }
 
-    /// Forgets the blocks that `len` bytes at `offset` of this page are part of. True if there
-    /// were any.
-    pub(crate) fn overwrite(&mut self, page: u64, offset: u64, len: usize, map: &CodeMap) -> bool {
-        let (from, to) = (page + offset, page + offset + len as u64);
+    /// Forgets the blocks that `len` bytes at this host address are part of. True if there were any.
+    pub(crate) fn overwrite(&mut self, host: u64, len: u64) -> bool {
+        self.forget(word(host), |block| block.start < host + len && host < block.start + block.len)
+    }
+
+    /// Forgets all blocks in pages that share this word. True if there were any.
+    pub(crate) fn give_up(&mut self, word: usize) -> bool {
+        self.forget(word, |_| true)
+    }
+
+    fn forget(&mut self, word: usize, which: impl Fn(&Block) -> bool) -> bool {
         let mut found = false;
-        let mut alive = NOBODY;
-        let mut number = self.pages.remove(&page).unwrap_or(NOBODY);
-        while let Some(block) = self.blocks.get_mut(number as usize) {
-            let Block { start, len, sibling, .. } = *block;
-            if start < to && from < start + len {
-                self.unlink(start, number);
+        let mut alive = 0;
+        let mut number = std::mem::take(&mut self.words[word]);
+        while let Some(block) = self.blocks.get_mut((number as usize).wrapping_sub(1)) {
+            let Block { start, sibling, .. } = *block;
+            if which(block) {
+                self.unlink(start, number - 1);
                 found = true;
             } else {
                 block.sibling = std::mem::replace(&mut alive, number);
             }
             number = sibling;
         }
-        if alive != NOBODY {
-            self.pages.insert(page, alive);
-        } else if found {
-            self.unmark(page, map);
-        }
+        self.words[word] = alive;
         found
     }
 
@@ -238,20 +143,17 @@ impl Code {
         }
     }
 
-    /// The page has no code left: stores to it need no care, unless it shares its word.
-    fn unmark(&self, page: u64, map: &CodeMap) {
-        let word = |page: u64| page / PAGE_SIZE % WORDS as u64;
-        if !self.pages.keys().any(|other| word(*other) == word(page)) {
-            map.clear(page);
-        }
+    /// Whether there is any block in the pages that share this word.
+    pub(crate) fn holds(&self, word: usize) -> bool {
+        self.words[word] != 0
     }
 
-    /// Forgets everything.
-    pub(crate) fn clear(&mut self, map: &CodeMap) {
-        self.pages.drain().for_each(|(page, _)| map.clear(page));
+    /// Forgets everything. Marks stay: they go when something is written there.
+    pub(crate) fn clear(&mut self) {
         self.ops.clear();
         self.blocks.clear();
         self.buckets.fill(NOBODY);
+        self.words.fill(0);
     }
 }
 
@@ -263,19 +165,9 @@ fn bucket(start: u64) -> usize {
 mod tests {
     use super::*;
 
-    #[test]
-    fn granules_are_counted_to_the_last_byte() {
-        assert_eq!(granules(0, 1), 1);
-        assert_eq!(granules(127, 1), 1);
-        assert_eq!(granules(127, 2), 3);
-        assert_eq!(granules(0, 4096), u32::MAX);
-        assert_eq!(granules(4095, 1), 1 << 31);
-    }
-
     /// The first, the last and the middle one of a bucket, so that nobody looks at what is no more.
     #[test]
     fn blocks_that_were_overwritten_leave_their_bucket() {
-        let map = CodeMap::new();
         // The same bucket, another page each.
         let place = |n: u64| (n << 28) + 0x1000;
         let all = || (1..=4).filter(|n| bucket(place(*n)) == bucket(place(1)));
@@ -283,10 +175,10 @@ mod tests {
         for gone in 1..=4 {
             let mut code = Code::new();
             for n in all() {
-                code.insert(place(n), 4, 0, &[Op::bare(crate::op::exec!(crate::isa::go_on))], &map);
+                code.insert(place(n), 4, 0, &[Op::bare(crate::op::exec!(crate::isa::go_on))]);
             }
-            assert!(code.overwrite(place(gone), 0, 1, &map));
-            assert!(!code.overwrite(place(gone), 0, 1, &map));
+            assert!(code.overwrite(place(gone), 1));
+            assert!(!code.overwrite(place(gone), 1));
             for n in all() {
                 assert_eq!(code.find(place(n), 0).is_some(), n != gone, "{n} without {gone}");
             }

@@ -61,8 +61,12 @@ pub(crate) struct Core {
     pub(crate) refused: Option<&'static str>,
     /// What CR2 becomes if `fault` is a page fault.
     pub(crate) fault_address: u64,
-    /// The code that the current instruction has overwritten: page, offset, length.
-    pub(crate) overwritten: Vec<(u64, u64, usize)>,
+    /// The code map's epoch up to which its notes are known here.
+    pub(crate) epoch: u64,
+    /// The word of the marks of code that was overwritten here last.
+    pub(crate) overwrote: Option<usize>,
+    /// How often PAUSE was executed.
+    pub(crate) pauses: u32,
     /// How many instructions were executed.
     pub(crate) instructions: u64,
     /// How many of them end the run.
@@ -99,7 +103,9 @@ impl Core {
             fault: None,
             refused: None,
             fault_address: 0,
-            overwritten: Vec::with_capacity(8),
+            epoch: 0,
+            overwrote: None,
+            pauses: 0,
             instructions: 0,
             limit: u64::MAX,
             unknown: BTreeMap::new(),

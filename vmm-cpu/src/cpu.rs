@@ -9,7 +9,7 @@ use std::sync::{
 };
 
 use crate::{
-    code::{Code, CodeMap, Run},
+    code::{Code, CodeMap, Note, Run},
     core::{Core, World},
     decode::{BLOCK_BYTES, Block, Decoder},
     flags::TF,
@@ -78,8 +78,6 @@ pub struct Cpu {
     jumps: Box<[Jump]>,
     attention: Attention,
     code_map: Arc<CodeMap>,
-    /// The code map's epoch that `code` is of.
-    epoch: u64,
     /// The RAM's at the beginning of the last run.
     generation: Option<u64>,
 }
@@ -110,12 +108,11 @@ impl Cpu {
         let run = Run { first: 0, count: 0, instructions: 0 };
         let nowhere = Jump { rip: 0, stamp: u64::MAX, run };
         Self {
-            core: Core::new(),
+            core: Core { epoch: code_map.epoch(), ..Core::new() },
             code: Code::new(),
             decoder: Decoder::new(),
             jumps: vec![nowhere; JUMPS].into(),
             attention: Attention::default(),
-            epoch: code_map.epoch(),
             code_map,
             generation: None,
         }
@@ -174,7 +171,7 @@ impl Cpu {
             self.generation = Some(generation);
             self.core.generation = Some(generation);
             self.core.flush_tlb();
-            self.code.clear(&code_map);
+            self.code.clear();
         }
         self.core.refresh_mode();
         loop {
@@ -194,12 +191,7 @@ impl Cpu {
 
     /// What is looked at between blocks.
     fn between(&mut self, world: &World<'_>) -> Option<Exit> {
-        let epoch = world.code_map.epoch();
-        if epoch != self.epoch {
-            self.epoch = epoch;
-            self.core.forget_jumps();
-            self.code.clear(world.code_map);
-        }
+        self.catch_up(world);
         if std::mem::take(&mut self.core.leave) {
             return Some(Exit::Io);
         }
@@ -211,7 +203,6 @@ impl Cpu {
         }
         if self.core.is_signalled() {
             let taken = self.core.take_signal(world);
-            self.forget_overwritten(world);
             return if taken { self.refused(None) } else { Some(Exit::TripleFault) };
         }
         None
@@ -240,7 +231,7 @@ impl Cpu {
     /// Executes a block, and those after it as far as they are known. Returns why the last one
     /// ended, and the number of its last operation.
     fn blocks(&mut self, mut run: Run, world: &World<'_>) -> (Stop, usize) {
-        let Self { core, code, jumps, attention, epoch, .. } = self;
+        let Self { core, code, jumps, attention, .. } = self;
         loop {
             core.regs[PAGE] = core.rip & !OFFSET;
             let (first, count) = (run.first as usize, usize::from(run.count));
@@ -258,7 +249,7 @@ impl Cpu {
             let jump = &jumps[(core.rip as usize ^ core.rip as usize >> 12) % JUMPS];
             let known = jump.rip == core.rip && jump.stamp == core.stamp;
             let stop_here = attention.is_called() || core.instructions >= core.limit;
-            if !known || stop_here || world.code_map.epoch() != *epoch {
+            if !known || stop_here || world.code_map.epoch() != core.epoch {
                 return (stop, at);
             }
             run = jump.run;
@@ -307,7 +298,6 @@ impl Cpu {
         core.careful = false;
         let undone = stop.is_some_and(|(stop, _)| matches!(stop, Stop::Fault | Stop::Refuse));
         core.instructions += u64::from(!undone);
-        self.forget_overwritten(world);
         match stop {
             Some((Stop::Fault, op)) => self.deliver(Some(op), world),
             Some((Stop::Halt, _)) => Some(Exit::Halted),
@@ -325,7 +315,6 @@ impl Cpu {
         // Where handlers fault at once no instruction is ever complete.
         self.core.limit = self.core.limit.saturating_sub(1);
         let delivered = self.core.deliver(stack, world);
-        self.forget_overwritten(world);
         if delivered { self.refused(None) } else { Some(Exit::TripleFault) }
     }
 
@@ -337,12 +326,38 @@ impl Cpu {
         self.core.refused.take().map(Exit::Unsupported)
     }
 
-    /// Forgets the blocks that the last instruction has overwritten.
-    fn forget_overwritten(&mut self, world: &World<'_>) {
-        while let Some((page, offset, len)) = self.core.overwritten.pop() {
-            if self.code.overwrite(page, offset, len, world.code_map) {
+    /// Learns what has become of code, by this CPU's last instruction or by others.
+    fn catch_up(&mut self, world: &World<'_>) {
+        let epoch = world.code_map.epoch();
+        if self.core.epoch == epoch {
+            return;
+        }
+        while self.core.epoch != epoch {
+            let Some(note) = world.code_map.note_of(self.core.epoch) else {
+                // Too many to be kept. What comes from here on is noted after this epoch.
+                self.core.epoch = world.code_map.epoch();
+                self.core.flush_tlb();
+                self.code.clear();
+                break;
+            };
+            let fewer = match note {
+                Note::First(word) => {
+                    self.core.tlb.forget_writes(word);
+                    false
+                }
+                Note::Gone(word) => self.code.give_up(word),
+                Note::Overwritten { host, len } => self.code.overwrite(host, len),
+            };
+            if fewer {
                 self.core.forget_jumps();
             }
+            self.core.epoch = self.core.epoch.wrapping_add(1);
+        }
+        // Where this CPU writes and has no code, it is likely that nobody needs any.
+        if let Some(word) = self.core.overwrote.take()
+            && !self.code.holds(word)
+        {
+            world.code_map.give_up(word);
         }
     }
 
@@ -375,7 +390,8 @@ impl Cpu {
         self.core.rip = self.core.within(self.core.rip);
         let (rip, mode) = (self.core.rip, self.core.mode());
         let page = self.core.fetch_page(rip, world)?;
-        self.forget_overwritten(world);
+        // Tables that were marked as used may be code.
+        self.catch_up(world);
         let Some(page) = page else { return Ok(None) };
         let start = page.identity() + (rip & OFFSET);
         if let Some(run) = self.code.find(start, mode) {
@@ -386,31 +402,31 @@ impl Cpu {
         let Block::Whole(len) = self.decoder.block(&bytes[..there], rip & OFFSET, mode) else {
             return Ok(None);
         };
-        let run = self.keep(start, len, world);
+        self.keep(start, len, world);
         // Whoever wrote before the bytes were marked as code was not noticed.
         let mut now = [0; BLOCK_BYTES];
         page.read(rip & OFFSET, &mut now[..len as usize]);
-        if now[..len as usize] != bytes[..len as usize] {
-            self.core.overwritten.push((page.identity(), rip & OFFSET, len as usize));
-            self.forget_overwritten(world);
-            return Ok(None);
-        }
-        Ok(Some(run))
-    }
-
-    /// Keeps the block that the decoder holds.
-    fn keep(&mut self, start: u64, len: u64, world: &World<'_>) -> Run {
-        let ops = &self.decoder.ops;
-        if !self.code.has_room(ops.len()) {
-            self.code.clear(world.code_map);
+        if now[..len as usize] != bytes[..len as usize] && self.code.overwrite(start, len) {
             self.core.forget_jumps();
         }
-        let mode = self.core.mode();
-        let (run, first) = self.code.insert(start, len, mode, ops, world.code_map);
-        if first {
-            self.core.tlb.forget_writes(start & !OFFSET);
+        // Whoever has written since then left a note.
+        self.catch_up(world);
+        Ok(self.code.find(start, mode))
+    }
+
+    /// Keeps the block that the decoder holds, and has writes to its bytes noticed from now on.
+    fn keep(&mut self, start: u64, len: u64, world: &World<'_>) {
+        let ops = &self.decoder.ops;
+        if !self.code.has_room(ops.len()) {
+            self.code.clear();
+            self.core.forget_jumps();
         }
-        run
+        self.code.insert(start, len, self.core.mode(), ops);
+        let map = world.code_map;
+        if !map.mark(start, len) {
+            world.io.exclusive(&mut || map.mark_first(start, len));
+            self.core.after_io(world);
+        }
     }
 
     /// Decodes the one instruction at RIP, which may lie on two pages.

@@ -43,6 +43,17 @@ pub trait Io {
 
     /// CR8 was written: 0 to 15.
     fn set_task_priority(&self, _priority: u8) {}
+
+    /// Does `act` while no other CPU that shares memory with this one executes anything: each is
+    /// between two instructions, or asks its `Io`. Whoever waits for this counts as such. The
+    /// default is for a CPU that is alone.
+    fn exclusive(&self, act: &mut dyn FnMut()) {
+        act();
+    }
+
+    /// PAUSE was executed many times: guest code waits for another CPU, which may be waiting for
+    /// this one's thread to yield.
+    fn spins(&self) {}
 }
 
 /// Nobody: loads and IN are all ones, stores and OUT go nowhere, as on a bus where nothing is.

@@ -101,7 +101,7 @@ impl Core {
             if !self.allows(leaf.rights, access) {
                 return Err(self.page_fault(linear, access, code::PROTECTION));
             }
-            self.forget_code(&leaf, access, world)?;
+            self.care_for_code(&leaf, access, world)?;
             if self.mark(&leaf, access, world) {
                 if leaf.level > 0 {
                     self.tlb.holds_large(linear, leaf.level);
@@ -212,7 +212,7 @@ impl Core {
     }
 
     /// Sets the accessed and dirty bits; false if an entry is no longer what it was.
-    fn mark(&self, leaf: &Leaf, access: Access, world: &World<'_>) -> bool {
+    fn mark(&mut self, leaf: &Leaf, access: Access, world: &World<'_>) -> bool {
         leaf.path[..leaf.depth].iter().enumerate().all(|(i, &(at, entry))| {
             let dirty = access == Access::Write && i + 1 == leaf.depth;
             let new = entry | ACCESSED | if dirty { DIRTY } else { 0 };
@@ -223,31 +223,30 @@ impl Core {
                 return true;
             };
             world.ram.dirty(at / PAGE_SIZE);
-            match leaf.wide {
-                true => page.compare_exchange(at % PAGE_SIZE, entry, new).is_ok(),
-                false => page.compare_exchange(at % PAGE_SIZE, entry as u32, new as u32).is_ok(),
-            }
+            let offset = at % PAGE_SIZE;
+            let marked = match leaf.wide {
+                true => page.compare_exchange(offset, entry, new).is_ok(),
+                false => page.compare_exchange(offset, entry as u32, new as u32).is_ok(),
+            };
+            self.overwrote(page, offset, if leaf.wide { 8 } else { 4 }, world);
+            marked
         })
     }
 
     /// Tables can hold code, too, which changes with an entry that is about to be marked.
-    fn forget_code(&mut self, leaf: &Leaf, access: Access, world: &World<'_>) -> Result<(), Stop> {
-        for (i, &(at, entry)) in leaf.path[..leaf.depth].iter().enumerate() {
+    fn care_for_code(&self, leaf: &Leaf, access: Access, world: &World<'_>) -> Result<(), Stop> {
+        // A fetch comes before the block that is executed, everything else in the midst of one.
+        if access == Access::Fetch || self.careful {
+            return Ok(());
+        }
+        let overwrites = |(i, &(at, entry)): (usize, &(u64, u64))| {
             let dirty = access == Access::Write && i + 1 == leaf.depth;
             let marked = ACCESSED | if dirty { DIRTY } else { 0 };
-            let Some(page) = Lent::from(world.ram, at).filter(|_| entry & marked != marked) else {
-                continue;
-            };
-            if !world.code_map.is_code(page.identity() + at % PAGE_SIZE, 8) {
-                continue;
-            }
-            // A fetch comes before the block that is executed, everything else in the midst of one.
-            if access != Access::Fetch && !self.careful {
-                return Err(Stop::Careful);
-            }
-            self.overwritten.push((page.identity(), at % PAGE_SIZE, 8));
-        }
-        Ok(())
+            let page = Lent::from(world.ram, at).filter(|_| entry & marked != marked);
+            page.is_some_and(|page| world.code_map.is_code(page.identity() + at % PAGE_SIZE, 8))
+        };
+        let any = leaf.path[..leaf.depth].iter().enumerate().any(overwrites);
+        if any { Err(Stop::Careful) } else { Ok(()) }
     }
 
     fn page_fault(&mut self, linear: u64, access: Access, why: u32) -> Stop {

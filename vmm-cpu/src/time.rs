@@ -46,7 +46,21 @@ impl Tsc {
 
     /// What it shows.
     pub fn now(&self) -> u64 {
-        self.value.load(Relaxed).wrapping_add(self.since())
+        self.at(Instant::now())
+    }
+
+    /// What it shows at a moment.
+    pub fn at(&self, moment: Instant) -> u64 {
+        let after = moment.saturating_duration_since(self.begin).as_nanos() as u64;
+        let before = self.begin.saturating_duration_since(moment).as_nanos() as u64;
+        self.value.load(Relaxed).wrapping_add(after).wrapping_sub(before)
+    }
+
+    /// From now on it shows what `other` shows, at any moment.
+    pub fn follow(&self, other: &Self) {
+        let moment = Instant::now();
+        let ahead = other.at(moment).wrapping_sub(self.at(moment));
+        self.value.fetch_add(ahead, Relaxed);
     }
 
     /// How long it takes until it shows `value` or more.

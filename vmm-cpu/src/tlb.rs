@@ -135,12 +135,13 @@ impl Tlb {
         self.fetched[word] & bit != 0
     }
 
-    /// Forgets that the page of this identity may be stored to, at all its addresses.
-    pub(crate) fn forget_writes(&mut self, identity: u64) {
+    /// Forgets that the pages whose code is marked in this word may be stored to, at all their
+    /// addresses.
+    pub(crate) fn forget_writes(&mut self, word: usize) {
         let used = self.used;
         let views = self.views.iter_mut().zip(0..).filter(|(_, number)| used >> number & 1 != 0);
         for (view, _) in views {
-            view.iter_mut().for_each(|entry| entry.forget_writes(identity));
+            view.iter_mut().for_each(|entry| entry.forget_writes(word));
         }
     }
 

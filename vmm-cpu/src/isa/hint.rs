@@ -22,6 +22,7 @@ pub(super) fn lower(l: &mut Lowering<'_>) -> Option<()> {
             op.exec = exec!(flush);
             l.push(op);
         }
+        Mnemonic::Pause => l.push_pure(l.bare(exec!(pause)), exec!(pause)),
         // A prefetch of a register (AMD APM 3, "PREFETCHlevel").
         _ if is_bad_prefetch(i.code()) => {
             l.push(l.bare(exec!(invalid)));
@@ -31,7 +32,6 @@ pub(super) fn lower(l: &mut Lowering<'_>) -> Option<()> {
         | Mnemonic::Endbr64
         | Mnemonic::Lfence
         | Mnemonic::Nop
-        | Mnemonic::Pause
         | Mnemonic::Prefetch
         | Mnemonic::Prefetchnta
         | Mnemonic::Prefetcht0
@@ -76,6 +76,17 @@ fn is_bad_prefetch(code: Code) -> bool {
 
 fn full_fence(_: &mut Core, _: &Op, _: &World<'_>) -> Done {
     fence(SeqCst);
+    Ok(())
+}
+
+/// How often PAUSE is executed before somebody is told.
+const PATIENCE: u32 = 256;
+
+fn pause(core: &mut Core, _: &Op, world: &World<'_>) -> Done {
+    core.pauses = core.pauses.wrapping_add(1);
+    if core.pauses.is_multiple_of(PATIENCE) {
+        world.io.spins();
+    }
     Ok(())
 }
 

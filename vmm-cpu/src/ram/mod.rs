@@ -22,7 +22,7 @@ mod wide;
 pub use flat::Flat;
 
 use self::unaligned::Unaligned;
-use crate::word::Datum;
+use crate::{code, word::Datum};
 
 /// The size of a page in bytes.
 pub const PAGE_SIZE: u64 = 4096;
@@ -110,6 +110,7 @@ impl<'a> Lent<'a> {
             2 => into[..2].copy_from_slice(&self.load::<u16>(offset).to_le_bytes()),
             4 => into[..4].copy_from_slice(&self.load::<u32>(offset).to_le_bytes()),
             8 => into[..8].copy_from_slice(&self.load::<u64>(offset).to_le_bytes()),
+            16 => into[..16].copy_from_slice(&self.load::<u128>(offset).to_le_bytes()),
             _ => (offset..).zip(&mut into[..len]).for_each(|(at, byte)| *byte = self.load(at)),
         }
         len
@@ -124,7 +125,10 @@ impl<'a> Lent<'a> {
             [a, b, c, d, e, f, g, h] => {
                 self.store(offset, u64::from_le_bytes([a, b, c, d, e, f, g, h]));
             }
-            _ => (offset..).zip(bytes).for_each(|(at, byte)| self.store(at, *byte)),
+            _ => match <[u8; 16]>::try_from(bytes) {
+                Ok(bytes) => self.store(offset, u128::from_le_bytes(bytes)),
+                Err(_) => (offset..).zip(bytes).for_each(|(at, byte)| self.store(at, *byte)),
+            },
         }
     }
 
@@ -174,11 +178,10 @@ impl Entry {
         }
     }
 
-    /// Forgets that the page of this identity may be stored to.
-    pub(crate) fn forget_writes(&mut self, identity: u64) {
-        if self.write != Self::NEVER
-            && self.addend.wrapping_add(self.write as usize) as u64 == identity
-        {
+    /// Forgets that the page may be stored to, if its code is marked in this word.
+    pub(crate) fn forget_writes(&mut self, word: usize) {
+        let identity = self.addend.wrapping_add(self.write as usize) as u64;
+        if self.write != Self::NEVER && code::word(identity) == word {
             self.write = Self::NEVER;
         }
     }
@@ -345,7 +348,9 @@ macro_rules! raw {
             unsafe fn swap_if(at: *mut u8, old: Self, new: Self) -> Result<(), Self> {
                 // SAFETY: aligned and writable, as the caller promises.
                 let word = unsafe { <$atomic>::from_ptr(at.cast()) };
-                word.compare_exchange(old, new, SeqCst, SeqCst).map(drop)
+                let swapped = word.compare_exchange(old, new, SeqCst, SeqCst).map(drop);
+                after_lock();
+                swapped
             }
         }
     };
@@ -355,6 +360,19 @@ raw!(u8, AtomicU8);
 raw!(u16, AtomicU16);
 raw!(u32, AtomicU32);
 raw!(u64, AtomicU64);
+
+/// Nothing goes from one side of a locked access to the other. On x86-64 hosts that is so for each
+/// instruction that the swap above can become.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn after_lock() {}
+
+/// Elsewhere an atomic access can let others past it that have nothing to do with its own word.
+#[cfg(not(target_arch = "x86_64"))]
+#[inline(always)]
+fn after_lock() {
+    std::sync::atomic::fence(SeqCst);
+}
 
 /// Two halves, each atomic for itself, as processors have it for vectors.
 impl Raw for u128 {

@@ -14,7 +14,10 @@ use crate::{
 
 pub(super) fn lower(l: &mut Lowering<'_>) -> Option<()> {
     match l.instruction.mnemonic() {
-        Mnemonic::Cpuid => l.push(l.bare(exec!(identify))),
+        Mnemonic::Cpuid => {
+            l.push(l.bare(exec!(identify)));
+            l.end_block();
+        }
         Mnemonic::Rdrand | Mnemonic::Rdseed => {
             let size = l.size(0);
             let mut op = l.operands().0;
@@ -26,12 +29,13 @@ pub(super) fn lower(l: &mut Lowering<'_>) -> Option<()> {
     Some(())
 }
 
-fn identify(core: &mut Core, _: &Op, _: &World<'_>) -> Done {
+/// Guests serialize by it: what comes next is fetched anew.
+fn identify(core: &mut Core, op: &Op, _: &World<'_>) -> Done {
     let answer = core.cpuid.answer(core.reg(RAX), core.reg(RCX), &core.system);
     for (field, value) in [RAX, RBX, RCX, RDX].into_iter().zip(answer) {
         core.regs[field] = u64::from(value);
     }
-    Ok(())
+    core.leave_block(op)
 }
 
 /// The host's random numbers; with CF clear, and 0, if it has none.

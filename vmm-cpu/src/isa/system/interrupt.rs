@@ -1,5 +1,7 @@
 //! INT n, INT3, INT1, IRET.
 
+use std::sync::atomic::{Ordering::SeqCst, fence};
+
 use iced_x86::Mnemonic;
 
 use crate::{
@@ -97,6 +99,8 @@ fn back<W: Word>(core: &mut Core, _: &Op, world: &World<'_>) -> Done {
     core.restore_flags(flags, W::of(u64::MAX).zext());
     core.return_to((code, pointer, cpl), stack, popped);
     core.signals.nmi_blocked = false;
+    // Serializing (Intel SDM 3-9.3).
+    fence(SeqCst);
     core.jumped()
 }
 

@@ -1,5 +1,7 @@
 //! HLT, CLI, STI, and the caches: INVD, WBINVD.
 
+use std::sync::atomic::{Ordering::SeqCst, fence};
+
 use iced_x86::Mnemonic;
 
 use crate::{
@@ -17,8 +19,10 @@ impl Core {
         if self.system.cpl != 0 { Err(self.general_protection(0)) } else { Ok(()) }
     }
 
-    /// What an operation returns that is done and has changed what blocks depend on.
+    /// What an operation returns that is done and has changed what blocks depend on. Guests take most
+    /// of these for serializing, as they are on processors (Intel SDM 3-9.3).
     pub(crate) fn leave_block(&mut self, op: &Op) -> Done {
+        fence(SeqCst);
         self.rip = self.regs[PAGE].wrapping_add(op.next());
         Err(Stop::Leave)
     }
