@@ -51,14 +51,15 @@ impl Tsc {
 
     /// What it shows at a moment.
     pub fn at(&self, moment: Instant) -> u64 {
-        let after = moment.saturating_duration_since(self.begin).as_nanos() as u64;
-        let before = self.begin.saturating_duration_since(moment).as_nanos() as u64;
+        let after = self.cycles(moment.saturating_duration_since(self.begin));
+        let before = self.cycles(self.begin.saturating_duration_since(moment));
         self.value.load(Relaxed).wrapping_add(after).wrapping_sub(before)
     }
 
-    /// From now on it shows what `other` shows, at any moment.
+    /// From now on it shows what `other` shows, at any moment, and is as fast.
     pub fn follow(&self, other: &Self) {
         let moment = Instant::now();
+        self.khz.store(other.khz(), Relaxed);
         let ahead = other.at(moment).wrapping_sub(self.at(moment));
         self.value.fetch_add(ahead, Relaxed);
     }
@@ -76,7 +77,11 @@ impl Tsc {
     }
 
     fn since(&self) -> u64 {
-        (self.begin.elapsed().as_nanos() * u128::from(self.khz()) / u128::from(MILLISECOND)) as u64
+        self.cycles(self.begin.elapsed())
+    }
+
+    fn cycles(&self, time: Duration) -> u64 {
+        (time.as_nanos() * u128::from(self.khz()) / u128::from(MILLISECOND)) as u64
     }
 }
 
@@ -96,6 +101,19 @@ mod tests {
         let until = same.until(same.now() + hour);
         assert!(until <= Duration::from_secs(3600));
         assert!(until + begin.elapsed() >= Duration::from_secs(3600));
+    }
+
+    #[test]
+    fn a_counter_that_follows_another_shows_the_same() {
+        let (tsc, other) = (Tsc::new(), Tsc::new());
+        other.set_khz(2_500_000);
+        other.set(1 << 62);
+        tsc.follow(&other);
+        let now = Instant::now();
+        for moment in [now, now + Duration::from_nanos(123_456_789), tsc.begin] {
+            // Each rounds for itself.
+            assert!(tsc.at(moment).abs_diff(other.at(moment)) <= 1);
+        }
     }
 
     #[test]

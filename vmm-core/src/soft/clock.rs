@@ -21,7 +21,13 @@ impl Clock {
     }
 
     pub(super) fn now(&self) -> u64 {
-        self.value.load(Relaxed).wrapping_add(self.since())
+        self.at(Instant::now())
+    }
+
+    /// What it shows at a moment since it began.
+    pub(super) fn at(&self, moment: Instant) -> u64 {
+        let since = moment.saturating_duration_since(self.begin).as_nanos() as u64;
+        self.value.load(Relaxed).wrapping_add(since)
     }
 
     pub(super) fn save(&self) -> Saved {

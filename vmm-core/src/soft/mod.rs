@@ -1,8 +1,7 @@
 //! The CPU in software (`vmm-cpu`) as a hypervisor: guests run on any host, without `/dev/kvm`.
 //!
-//! Slower than a processor, and the same everywhere. What is built: one vCPU in any mode but
-//! virtual-8086 mode, with or without the interrupt controllers of a PC. Larger machines are refused
-//! with an error that says so.
+//! Slower than a processor, and the same everywhere. What is built: vCPUs in any mode but
+//! virtual-8086 mode, with or without the interrupt controllers of a PC.
 //!
 //! A thread runs each vCPU and nothing else: timers are looked at between instructions, and HLT
 //! waits for the next one. A foreign signal ends `run` only while it waits: no system call tells that
@@ -51,7 +50,7 @@ impl Soft {
         let apic = [Feature::APIC, Feature::X2APIC, Feature::TSC_DEADLINE];
         Ok(Self {
             caps: Caps {
-                max_vcpus: 1,
+                max_vcpus: gate::MOST_VCPUS,
                 max_slots: MOST_SLOTS,
                 irq: true,
                 doorbells: true,
@@ -73,10 +72,11 @@ impl Hypervisor for Soft {
     }
 
     fn create_vm(&self, config: &VmConfig) -> Result<Arc<dyn Vm>> {
-        match config.vcpus {
-            1 => Ok(Arc::new(SoftVm::new(config))),
-            n => Err(Error::bad_config(format!("VM with {n} vCPUs: the software CPU has 1"))),
+        let (count, most) = (config.vcpus, self.caps.max_vcpus);
+        if !(1..=most).contains(&count) {
+            return Err(Error::bad_config(format!("VM with {count} vCPUs: soft has 1 to {most}")));
         }
+        Ok(Arc::new(SoftVm::new(config)))
     }
 }
 

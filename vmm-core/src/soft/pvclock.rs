@@ -3,8 +3,12 @@
 //! one, and its time is right from the first moment on.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
-    time::{SystemTime, UNIX_EPOCH},
+    sync::atomic::{
+        AtomicU64,
+        Ordering::{Relaxed, SeqCst},
+        fence,
+    },
+    time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
 use vmm_cpu::Tsc;
@@ -95,18 +99,24 @@ fn write_wall(at: u64, ram: &Layout, clock: &Clock) {
     ram.write(at, words.map(u32::to_le_bytes).as_flattened());
 }
 
-/// The time at a time-stamp, and how it goes on.
+/// The time at a time-stamp, and how it goes on. Guests take it that all vCPUs have the same: it is
+/// the time of one moment by both clocks, so that all pages are about one line.
 fn write_system(at: u64, ram: &Layout, clock: &Clock, tsc: &Tsc) {
-    let (stamp, now) = (tsc.now(), clock.now());
+    let moment = Instant::now();
+    let version = next_version(at, ram);
     let mut page = [0; 32];
     let mut put = |at: usize, bytes: &[u8]| page[at..at + bytes.len()].copy_from_slice(bytes);
-    put(0, &next_version(at, ram).to_le_bytes());
-    put(8, &stamp.to_le_bytes());
-    put(16, &now.to_le_bytes());
+    put(8, &tsc.at(moment).to_le_bytes());
+    put(16, &clock.at(moment).to_le_bytes());
     let (multiplier, shift) = scale(tsc.khz());
     put(24, &multiplier.to_le_bytes());
     put(28, &[shift.cast_unsigned(), STABLE]);
-    ram.write(at, &page);
+    // Any vCPU may be reading: the version is odd meanwhile.
+    ram.write(at, &version.wrapping_sub(1).to_le_bytes());
+    fence(SeqCst);
+    ram.write(at + 4, &page[4..]);
+    fence(SeqCst);
+    ram.write(at, &version.to_le_bytes());
 }
 
 /// How a cycle becomes nanoseconds: shifted to the left (or to the right, if that is negative) it is
@@ -124,8 +134,7 @@ fn scale(khz: u32) -> (u32, i8) {
     ((fraction >> 32) as u32, shift)
 }
 
-/// Versions are even but while something is written, which no guest can look at here: the vCPU whose
-/// page it is does not run meanwhile.
+/// The next even version: those of what is complete are.
 fn next_version(at: u64, ram: &Layout) -> u32 {
     let mut version = [0; 4];
     ram.read(at, &mut version);

@@ -4,6 +4,7 @@ use std::{
     cell::RefCell,
     ops::ControlFlow,
     sync::Arc,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -51,7 +52,8 @@ impl SoftVcpu {
             }
         };
         cpu.set_cpuid(&leaves.iter().map(convert::leaf_to_soft).collect::<Vec<_>>());
-        vm.gate.guard(cpu.attention());
+        vm.gate.guard(id, Some(cpu.attention()));
+        vm.join_time(&cpu.tsc());
         let kick = KickTarget::shared(cpu.attention().into(), local.as_ref().map(Local::doze));
         Ok(Self { id, cpu, kick, call: None, deadline: None, apic_base: 0, local, vm })
     }
@@ -113,7 +115,7 @@ impl SoftVcpu {
         io: &dyn GuestIo,
     ) -> (Exit, Option<VcpuExit>) {
         let Self { id, cpu, call, local, vm, .. } = self;
-        let (layout, inside) = vm.gate.enter(|| vm.layout());
+        let (layout, inside) = vm.gate.enter(*id, || vm.layout());
         let (irqs, local, exit) = (vm.irqs.as_deref(), local.as_ref(), RefCell::default());
         let calls = Calls { id: *id, io, vm, irqs, local, call: *call, inside, exit };
         let came_back = match left {
@@ -223,6 +225,7 @@ impl Vcpu for SoftVcpu {
         tsc.set_khz(state.tsc_khz.unwrap_or(before));
         self.set(&soft).inspect_err(|_| tsc.set_khz(before))?;
         self.apic_base = state.system.apic_base;
+        self.vm.settle_time(&self.cpu.tsc());
         if let Some(local) = &self.local {
             local.tell_time(&self.vm);
         }
@@ -233,6 +236,7 @@ impl Vcpu for SoftVcpu {
 impl Drop for SoftVcpu {
     fn drop(&mut self) {
         self.kick.close();
+        self.vm.gate.guard(self.id, None);
         self.vm.vcpu_gone(self.id);
     }
 }
@@ -325,6 +329,16 @@ impl Io for Calls<'_> {
     fn set_task_priority(&self, priority: u8) {
         if let Some(irqs) = self.irqs {
             irqs.set_task_priority(self.id, priority);
+        }
+    }
+
+    fn exclusive(&self, act: &mut dyn FnMut()) {
+        if self.vm.vcpus == 1 { act() } else { self.inside.alone(act) }
+    }
+
+    fn spins(&self) {
+        if self.vm.vcpus > 1 {
+            thread::yield_now();
         }
     }
 }

@@ -2,10 +2,10 @@
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicBool, Ordering::SeqCst},
+    atomic::{AtomicU64, Ordering::SeqCst},
 };
 
-use vmm_cpu::CodeMap;
+use vmm_cpu::{CodeMap, Tsc};
 
 use super::{
     MOST_SLOTS, clock::Clock, doorbell::Bells, gate::Gate, irqs::Irqs, layout::Layout,
@@ -26,7 +26,7 @@ use crate::{
 /// The VM, as the machine holds it.
 pub(super) struct SoftVm(Arc<VmState>);
 
-/// The VM, as its vCPU holds it too.
+/// The VM, as its vCPUs hold it too.
 pub(super) struct VmState {
     pub(super) owner: Owner,
     pub(super) gate: Gate,
@@ -37,7 +37,10 @@ pub(super) struct VmState {
     slots: Mutex<Slots>,
     /// How many vCPUs it can have.
     pub(super) vcpus: u32,
-    has_vcpu: AtomicBool,
+    /// Those that exist, a bit each.
+    existing: AtomicU64,
+    /// The time-stamp counter that was set last.
+    tsc: Mutex<Option<Tsc>>,
     pub(super) clock: Arc<Clock>,
     pub(super) irqs: Option<Arc<Irqs>>,
 }
@@ -66,13 +69,14 @@ impl SoftVm {
         let slots = Slots { table: SlotTable::new(MOST_SLOTS), layout: Arc::default() };
         Self(Arc::new(VmState {
             owner: Owner::current(),
-            gate: Gate::default(),
+            gate: Gate::new(vcpus),
             bells: Bells::default(),
             watcher: Arc::new(Decoded(Arc::clone(&code))),
             code,
             slots: Mutex::new(slots),
             vcpus,
-            has_vcpu: AtomicBool::new(false),
+            existing: AtomicU64::new(0),
+            tsc: Mutex::default(),
             clock,
             irqs,
         }))
@@ -85,8 +89,26 @@ impl VmState {
     }
 
     /// A vCPU has been dropped.
-    pub(super) fn vcpu_gone(&self, _: VcpuId) {
-        self.has_vcpu.store(false, SeqCst);
+    pub(super) fn vcpu_gone(&self, id: VcpuId) {
+        self.existing.fetch_and(!(1 << id.0), SeqCst);
+    }
+
+    /// A vCPU is new: its time-stamp counter shows what the others' do.
+    pub(super) fn join_time(&self, tsc: &Tsc) {
+        let mut last = self.tsc.lock().unwrap_or_else(PoisonError::into_inner);
+        tsc.follow(last.get_or_insert_with(|| tsc.clone()));
+    }
+
+    /// The time-stamp counter of a vCPU was set. They are set one after another; those that are less
+    /// than a second apart are meant to show the same, which guests rely on.
+    pub(super) fn settle_time(&self, tsc: &Tsc) {
+        let second = u64::from(tsc.khz()) * 1000;
+        let mut last = self.tsc.lock().unwrap_or_else(PoisonError::into_inner);
+        let apart = |last: &Tsc| tsc.now().wrapping_sub(last.now()).cast_signed().unsigned_abs();
+        match &*last {
+            Some(last) if last.khz() == tsc.khz() && apart(last) < second => tsc.follow(last),
+            _ => *last = Some(tsc.clone()),
+        }
     }
 
     /// What the vCPU is to run with from now on.
@@ -123,10 +145,10 @@ impl Vm for SoftVm {
 
     fn create_vcpu(&self, id: VcpuId, cpu: &CpuModel) -> Result<Box<dyn Vcpu>> {
         self.0.owner.check()?;
-        if id.0 != 0 {
-            return Err(Error::bad_config(format!("{id}: the VM has 1")));
+        if id.0 >= self.0.vcpus {
+            return Err(Error::bad_config(format!("{id}: the VM has {}", self.0.vcpus)));
         }
-        if self.0.has_vcpu.swap(true, SeqCst) {
+        if self.0.existing.fetch_or(1 << id.0, SeqCst) >> id.0 & 1 != 0 {
             return Err(Error::bad_config(format!("{id} exists already")));
         }
         Ok(Box::new(SoftVcpu::new(Arc::clone(&self.0), id, cpu)?))
