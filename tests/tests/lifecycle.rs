@@ -7,6 +7,7 @@
     reason = "a test says what went wrong by panicking, and where it ran by printing"
 )]
 
+mod each;
 mod held;
 mod this_host;
 
@@ -25,12 +26,12 @@ use self::held::Held;
 /// mov al, 7; out 0xf4, al.
 const GUEST: &[u8] = &[0xb0, 7, 0xe6, 0xf4];
 
-fn build_run_drop(kvm: &Arc<dyn Hypervisor>, n: u32) {
+fn build_run_drop(hypervisor: &Arc<dyn Hypervisor>, n: u32) {
     // Closing a VM with interrupt controllers takes 20 ms on some hosts, so not every one has them.
     let whole = n.is_multiple_of(10);
     let (serial, _output) = Serial::capture();
     let machine = Machine::builder()
-        .hypervisor(Arc::clone(kvm))
+        .hypervisor(Arc::clone(hypervisor))
         .memory(64 << 20)
         .vcpus(if whole { 2 } else { 1 })
         .interrupts(whole.then(IrqConfig::default))
@@ -48,10 +49,11 @@ fn build_run_drop(kvm: &Arc<dyn Hypervisor>, n: u32) {
 
 #[test]
 fn a_thousand_machines_leave_nothing_behind() {
-    let Some(kvm) = this_host::kvm_for("a_thousand_machines_leave_nothing_behind") else { return };
-    // The first ones bring the allocator and lazily made statics to where they stay.
-    (0..30).for_each(|n| build_run_drop(&kvm, n));
-    let before = Held::now();
-    (0..1_000).for_each(|n| build_run_drop(&kvm, n));
-    held::nothing_is_left(&before);
+    for hypervisor in each::back_end("a_thousand_machines_leave_nothing_behind") {
+        // The first ones bring the allocator and lazily made statics to where they stay.
+        (0..30).for_each(|n| build_run_drop(&hypervisor, n));
+        let before = Held::now();
+        (0..1_000).for_each(|n| build_run_drop(&hypervisor, n));
+        held::nothing_is_left(&before);
+    }
 }

@@ -8,6 +8,7 @@
     reason = "a test says what went wrong by panicking, and where it ran by printing"
 )]
 
+mod each;
 mod this_host;
 
 use std::{
@@ -97,12 +98,12 @@ fn several_vcpus_without_interrupts_are_bad_config() {
 
 #[test]
 fn a_vm_of_no_or_too_many_vcpus_is_bad_config() {
-    let Some(kvm) = this_host::kvm_for("a_vm_of_no_or_too_many_vcpus_is_bad_config") else {
-        return;
-    };
-    for vcpus in [0, kvm.caps().max_vcpus + 1, u32::MAX] {
-        let error = kvm.create_vm(&VmConfig { vcpus, irq: None }).map(|_| ()).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::BadConfig, "{error}");
+    for hypervisor in each::back_end("a_vm_of_no_or_too_many_vcpus_is_bad_config") {
+        for vcpus in [0, hypervisor.caps().max_vcpus + 1, u32::MAX] {
+            let vm = hypervisor.create_vm(&VmConfig { vcpus, irq: None });
+            let error = vm.map(|_| ()).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::BadConfig, "{error}");
+        }
     }
 }
 
@@ -119,10 +120,12 @@ fn places_of_the_machines_own_chips_are_refused() {
 }
 
 #[test]
-fn more_vcpus_than_kvm_has_are_bad_config() {
-    let Some(kvm) = this_host::kvm_for("more_vcpus_than_kvm_has_are_bad_config") else { return };
-    let most = kvm.caps().max_vcpus;
-    assert_bad_config(builder([]).hypervisor(kvm).vcpus(most + 1), &format!("at most {most}"));
+fn more_vcpus_than_a_back_end_has_are_bad_config() {
+    for hypervisor in each::back_end("more_vcpus_than_a_back_end_has_are_bad_config") {
+        let most = hypervisor.caps().max_vcpus;
+        let builder = builder([]).hypervisor(hypervisor).vcpus(most + 1);
+        assert_bad_config(builder, &format!("at most {most}"));
+    }
 }
 
 #[test]
@@ -356,20 +359,19 @@ fn a_device_that_panics_is_named_and_its_machine_ends() {
 }
 
 #[test]
-fn a_device_that_panics_on_kvm_ends_every_vcpu() {
-    let Some(kvm) = this_host::kvm_for("a_device_that_panics_on_kvm_ends_every_vcpu") else {
-        return;
-    };
-    // out 0x80, al; then spin. The second vCPU waits for a SIPI that never comes.
-    let machine = builder([])
-        .hypervisor(kvm)
-        .interrupts(Some(Default::default()))
-        .vcpus(2)
-        .boot(Flat::real_mode([0xe6, 0x80, 0xeb, 0xfe]))
-        .device(Callback(|| panic!("out of cheese")))
-        .build()
-        .unwrap();
-    assert_eq!(machine.run().unwrap_err().kind(), ErrorKind::Poisoned);
+fn a_device_that_panics_ends_every_vcpu() {
+    for hypervisor in each::back_end("a_device_that_panics_ends_every_vcpu") {
+        // out 0x80, al; then spin. The second vCPU waits for a SIPI that never comes.
+        let machine = builder([])
+            .hypervisor(hypervisor)
+            .interrupts(Some(Default::default()))
+            .vcpus(2)
+            .boot(Flat::real_mode([0xe6, 0x80, 0xeb, 0xfe]))
+            .device(Callback(|| panic!("out of cheese")))
+            .build()
+            .unwrap();
+        assert_eq!(machine.run().unwrap_err().kind(), ErrorKind::Poisoned);
+    }
 }
 
 #[test]

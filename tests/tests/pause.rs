@@ -7,6 +7,7 @@
     reason = "a test says what went wrong by panicking, and where it ran by printing"
 )]
 
+mod each;
 mod this_host;
 
 use std::{
@@ -27,10 +28,7 @@ use vmm_core::{
     boot::Flat,
     bus::BusDevice,
     exit::{CONTINUE, Flow},
-    hv::{
-        Hypervisor,
-        script::{Access, Script},
-    },
+    hv::script::{Access, Script},
     machine::{Builder, Device, Event, Handle, Outcome, Slot, State},
     memory::GuestAddress,
 };
@@ -518,74 +516,77 @@ fn many_threads_may_pause_resume_and_look_at_once() {
 const COUNT: &[u8] = &[0x66, 0xff, 0x06, 0x00, 0x90, 0xeb, 0xf9];
 const COUNTER: GuestAddress = GuestAddress(0x9000);
 
-fn on_kvm(test: &str, guest: &[u8], vcpus: u32) -> Option<Builder> {
-    let kvm: Arc<dyn Hypervisor> = this_host::kvm_for(test)?;
-    let builder = Machine::builder().hypervisor(kvm).memory(1 << 20).vcpus(vcpus);
-    Some(builder.boot(Flat::real_mode(guest)).device(DebugExit::new()))
+/// Machines with this guest, one a back end.
+fn on_each(test: &str, guest: &'static [u8], vcpus: u32) -> impl Iterator<Item = Builder> {
+    each::back_end(test).into_iter().map(move |hypervisor| {
+        let builder = Machine::builder().hypervisor(hypervisor).memory(1 << 20).vcpus(vcpus);
+        builder.boot(Flat::real_mode(guest)).device(DebugExit::new())
+    })
 }
 
 #[test]
-fn a_guest_on_kvm_executes_nothing_while_it_is_paused() {
-    let test = "a_guest_on_kvm_executes_nothing_while_it_is_paused";
-    let Some(builder) = on_kvm(test, COUNT, 4) else { return };
-    let running = Running::start(builder.build().unwrap());
-    let count = || running.machine.memory().read_obj::<u32>(COUNTER).unwrap();
-    for _ in 0..20 {
-        let before = count();
-        let start = Instant::now();
-        while count() == before {
-            assert!(start.elapsed() < LONG, "the guest does not run");
-            thread::yield_now();
+fn a_guest_executes_nothing_while_it_is_paused() {
+    for builder in on_each("a_guest_executes_nothing_while_it_is_paused", COUNT, 4) {
+        let running = Running::start(builder.build().unwrap());
+        let count = || running.machine.memory().read_obj::<u32>(COUNTER).unwrap();
+        for _ in 0..20 {
+            let before = count();
+            let start = Instant::now();
+            while count() == before {
+                assert!(start.elapsed() < LONG, "the guest does not run");
+                thread::yield_now();
+            }
+            running.handle.pause(LONG).unwrap();
+            let (paused, rip) = (count(), running.machine.regs(FIRST).unwrap().rip);
+            assert!((0x7c00..0x7c07).contains(&rip), "{rip:#x}");
+            thread::sleep(Duration::from_millis(2));
+            assert_eq!((count(), running.machine.regs(FIRST).unwrap().rip), (paused, rip));
+            running.handle.resume().unwrap();
         }
-        running.handle.pause(LONG).unwrap();
-        let (paused, rip) = (count(), running.machine.regs(FIRST).unwrap().rip);
-        assert!((0x7c00..0x7c07).contains(&rip), "{rip:#x}");
-        thread::sleep(Duration::from_millis(2));
-        assert_eq!((count(), running.machine.regs(FIRST).unwrap().rip), (paused, rip));
-        running.handle.resume().unwrap();
+        running.handle.stop().unwrap();
+        assert_eq!(running.end().unwrap(), Outcome::Stopped);
     }
-    running.handle.stop().unwrap();
-    assert_eq!(running.end().unwrap(), Outcome::Stopped);
 }
 
 #[test]
-fn registers_set_while_paused_are_the_guests_own_on_kvm() {
+fn registers_set_while_paused_are_the_guests_own() {
     // jmp to itself; behind it, out 0xf4, al.
-    let test = "registers_set_while_paused_are_the_guests_own_on_kvm";
-    let Some(builder) = on_kvm(test, &[0xeb, 0xfe, 0xe6, 0xf4], 1) else { return };
-    let running = Running::start(builder.build().unwrap());
-    running.handle.pause(LONG).unwrap();
-    let mut regs = running.machine.regs(FIRST).unwrap();
-    assert_eq!(regs.rip, 0x7c00);
-    (regs.rip, regs.rax) = (0x7c02, 42);
-    running.machine.set_regs(FIRST, &regs).unwrap();
-    running.handle.resume().unwrap();
-    assert_eq!(running.end().unwrap(), Outcome::PowerOff(42));
+    let guest = &[0xeb, 0xfe, 0xe6, 0xf4];
+    for builder in on_each("registers_set_while_paused_are_the_guests_own", guest, 1) {
+        let running = Running::start(builder.build().unwrap());
+        running.handle.pause(LONG).unwrap();
+        let mut regs = running.machine.regs(FIRST).unwrap();
+        assert_eq!(regs.rip, 0x7c00);
+        (regs.rip, regs.rax) = (0x7c02, 42);
+        running.machine.set_regs(FIRST, &regs).unwrap();
+        running.handle.resume().unwrap();
+        assert_eq!(running.end().unwrap(), Outcome::PowerOff(42));
+    }
 }
 
 #[test]
-fn pauses_between_exits_on_kvm_lose_nothing() {
+fn pauses_between_exits_lose_nothing() {
     // mov cx, 20000; out 0x80, al; loop; mov al, 7; out 0xf4, al.
-    let guest = [0xb9, 0x20, 0x4e, 0xe6, KNOCK as u8, 0xe2, 0xfc, 0xb0, 7, 0xe6, 0xf4];
-    let test = "pauses_between_exits_on_kvm_lose_nothing";
-    let Some(builder) = on_kvm(test, &guest, 2) else { return };
-    let (device, count) = counter();
-    let running = Running::start(builder.device(device).build().unwrap());
-    let mut pauses = 0;
-    // On a busy host the guest may hardly come to run between two of them.
-    while pauses < 5_000 && running.handle.pause(LONG).is_ok() {
-        let before = count.load(SeqCst);
-        // The guest has counted down as often as the device was reached, or is about to.
-        let left = running.machine.regs(FIRST).unwrap().rcx & 0xffff;
-        let is_right = (20_000 - before..=20_001 - before).contains(&left);
-        assert!(is_right || (before, left) == (0, 0), "{before} and {left}");
-        assert_eq!(count.load(SeqCst), before);
-        running.handle.resume().unwrap();
-        pauses += 1;
+    let guest = &[0xb9, 0x20, 0x4e, 0xe6, KNOCK as u8, 0xe2, 0xfc, 0xb0, 7, 0xe6, 0xf4];
+    for builder in on_each("pauses_between_exits_lose_nothing", guest, 2) {
+        let (device, count) = counter();
+        let running = Running::start(builder.device(device).build().unwrap());
+        let mut pauses = 0;
+        // On a busy host the guest may hardly come to run between two of them.
+        while pauses < 5_000 && running.handle.pause(LONG).is_ok() {
+            let before = count.load(SeqCst);
+            // The guest has counted down as often as the device was reached, or is about to.
+            let left = running.machine.regs(FIRST).unwrap().rcx & 0xffff;
+            let is_right = (20_000 - before..=20_001 - before).contains(&left);
+            assert!(is_right || (before, left) == (0, 0), "{before} and {left}");
+            assert_eq!(count.load(SeqCst), before);
+            running.handle.resume().unwrap();
+            pauses += 1;
+        }
+        println!("{pauses} pauses");
+        assert_eq!(running.end().unwrap(), Outcome::PowerOff(7));
+        assert_eq!(count.load(SeqCst), 20_000);
     }
-    println!("{pauses} pauses");
-    assert_eq!(running.end().unwrap(), Outcome::PowerOff(7));
-    assert_eq!(count.load(SeqCst), 20_000);
 }
 
 #[test]

@@ -7,6 +7,8 @@
     reason = "a test says what went wrong by panicking, and where it ran by printing"
 )]
 
+mod each;
+mod starter;
 mod this_host;
 
 use std::{
@@ -351,74 +353,61 @@ const SUM: &[u8] = &[
 ];
 
 #[test]
-fn processor_chips_and_memory_start_anew_on_kvm() {
-    let test = "processor_chips_and_memory_start_anew_on_kvm";
-    let Some(kvm) = this_host::kvm_for(test) else { return };
-    let build = || {
-        let builder = Machine::builder().hypervisor(Arc::clone(&kvm)).memory(4 << 20);
-        builder.boot(Flat::long_mode(SUM)).device(DebugExit::new()).build().unwrap()
-    };
-    let machine = build();
-    let (fresh, system) = (machine.run().unwrap(), build().system_regs(FIRST).unwrap());
-    assert!(matches!(fresh, Outcome::PowerOff(sum) if sum != 0), "{fresh}");
-    for _ in 0..5 {
-        machine.reset().unwrap();
-        assert_eq!(machine.system_regs(FIRST).unwrap(), system);
-        assert_eq!(machine.run().unwrap(), fresh);
+fn processor_chips_and_memory_start_anew() {
+    for hypervisor in each::back_end("processor_chips_and_memory_start_anew") {
+        let build = || {
+            let builder = Machine::builder().hypervisor(Arc::clone(&hypervisor)).memory(4 << 20);
+            builder.boot(Flat::long_mode(SUM)).device(DebugExit::new()).build().unwrap()
+        };
+        let machine = build();
+        let (fresh, system) = (machine.run().unwrap(), build().system_regs(FIRST).unwrap());
+        assert!(matches!(fresh, Outcome::PowerOff(sum) if sum != 0), "{fresh}");
+        for _ in 0..5 {
+            machine.reset().unwrap();
+            assert_eq!(machine.system_regs(FIRST).unwrap(), system);
+            assert_eq!(machine.run().unwrap(), fresh);
+        }
     }
 }
 
-/// As in the tests of SMP: the first vCPU enters at offset 16 and starts the others, one of which
-/// ends the machine.
-const SMP: &[u8] = &[
-    0xb0, 9, //                         mov al, 9
-    0xe6, 0xf4, //                      out 0xf4, al
-    0xf4, //                            hlt
-    0xcc, 0xcc, 0xcc, 0xcc, 0xcc, 0xcc, 0xcc, 0xcc, 0xcc, 0xcc, 0xcc, //
-    0xbe, 0x00, 0x03, 0xe0, 0xfe, //    mov esi, 0xfee00300, the interrupt command register
-    0xc7, 0x06, 0x00, 0x45, 0x0c, 0x00, // mov dword [rsi], INIT to all others
-    0xc7, 0x06, 0x10, 0x46, 0x0c, 0x00, // mov dword [rsi], SIPI to all others
-    0xc7, 0x06, 0x10, 0x46, 0x0c, 0x00, // and once more, as the manual has it
-    0xeb, 0xfe, //                      jmp to itself
-];
-
 #[test]
-fn application_processors_wait_again_to_be_started_on_kvm() {
-    let test = "application_processors_wait_again_to_be_started_on_kvm";
-    let Some(kvm) = this_host::kvm_for(test) else { return };
-    let entry = GuestAddress(0x1_0010);
-    let machine = Machine::builder()
-        .hypervisor(kvm)
-        .memory(1 << 20)
-        .vcpus(4)
-        .boot(Flat::long_mode(SMP).entry(entry))
-        .device(DebugExit::new())
-        .build()
-        .unwrap();
-    for _ in 0..20 {
-        assert_eq!(machine.run().unwrap(), Outcome::PowerOff(9));
-        machine.reset().unwrap();
-        assert_eq!(machine.regs(FIRST).unwrap().rip, entry.0);
+fn application_processors_wait_again_to_be_started() {
+    for hypervisor in each::back_end("application_processors_wait_again_to_be_started") {
+        let machine = Machine::builder()
+            .hypervisor(hypervisor)
+            .memory(1 << 20)
+            .vcpus(4)
+            .boot(starter::image())
+            .device(DebugExit::new())
+            .build()
+            .unwrap();
+        for _ in 0..20 {
+            assert_eq!(machine.run().unwrap(), Outcome::PowerOff(9));
+            machine.reset().unwrap();
+            assert_eq!(machine.regs(FIRST).unwrap().rip, starter::ENTRY.0);
+        }
     }
 }
 
 #[test]
 fn a_guest_that_faulted_starts_anew_and_one_whose_device_failed_does_not() {
     let test = "a_guest_that_faulted_starts_anew_and_one_whose_device_failed_does_not";
-    let Some(kvm) = this_host::kvm_for(test) else { return };
-    // ud2, without an IDT: a triple fault.
-    let machine = Machine::builder().hypervisor(Arc::clone(&kvm)).memory(1 << 20);
-    let machine = machine.boot(Flat::long_mode([0x0f, 0x0b])).build().unwrap();
-    for _ in 0..3 {
-        assert!(matches!(machine.run().unwrap(), Outcome::Fault(_)));
-        machine.reset().unwrap();
+    for hypervisor in each::back_end(test) {
+        // ud2, without an IDT: a triple fault.
+        let machine = Machine::builder().hypervisor(Arc::clone(&hypervisor)).memory(1 << 20);
+        let machine = machine.boot(Flat::long_mode([0x0f, 0x0b])).build().unwrap();
+        for _ in 0..3 {
+            assert!(matches!(machine.run().unwrap(), Outcome::Fault(_)));
+            machine.reset().unwrap();
+        }
+        let failing = Callback(Box::new(|| {
+            let gone = Error::new(ErrorKind::Host, "the disk is gone");
+            ControlFlow::Break(VcpuExit::Failed(gone))
+        }));
+        let machine = Machine::builder().hypervisor(hypervisor).memory(1 << 20).device(failing);
+        // out 0x80, al.
+        let machine = machine.boot(Flat::real_mode([0xe6, PORT as u8])).build().unwrap();
+        assert_eq!(machine.run().unwrap_err().kind(), ErrorKind::Poisoned);
+        assert_eq!(machine.reset().unwrap_err().kind(), ErrorKind::Poisoned);
     }
-    let failing = Callback(Box::new(|| {
-        ControlFlow::Break(VcpuExit::Failed(Error::new(ErrorKind::Host, "the disk is gone")))
-    }));
-    let machine = Machine::builder().hypervisor(kvm).memory(1 << 20).device(failing);
-    // out 0x80, al.
-    let machine = machine.boot(Flat::real_mode([0xe6, PORT as u8])).build().unwrap();
-    assert_eq!(machine.run().unwrap_err().kind(), ErrorKind::Poisoned);
-    assert_eq!(machine.reset().unwrap_err().kind(), ErrorKind::Poisoned);
 }

@@ -6,53 +6,38 @@
     reason = "a test says what went wrong by panicking, and where it ran by printing"
 )]
 
+mod each;
+mod starter;
 mod this_host;
 
 use std::{
     fs,
-    sync::Arc,
+    sync::{Arc, Mutex},
     thread,
     time::{Duration, Instant},
 };
 
 use vmm_core::{
     Machine, Result,
-    boot::Flat,
     bus::BusDevice,
     exit::{CONTINUE, Flow},
+    hv::Hypervisor,
     machine::{Device, Outcome, Slot},
-    memory::GuestAddress,
 };
 use vmm_devices::DebugExit;
-
-/// The first vCPU enters at offset 16, in long mode, and starts the others; SIPI vector 0x10 is
-/// address 0x10000, where the image is. The first of them to get there ends the machine.
-const GUEST: &[u8] = &[
-    0xe6, 0x80, //                      out 0x80, al
-    0xb0, 9, //                         mov al, 9
-    0xe6, 0xf4, //                      out 0xf4, al
-    0xf4, //                            hlt
-    0xcc, 0xcc, 0xcc, 0xcc, 0xcc, 0xcc, 0xcc, 0xcc, 0xcc, //
-    0xbe, 0x00, 0x03, 0xe0, 0xfe, //    mov esi, 0xfee00300, the interrupt command register
-    0xc7, 0x06, 0x00, 0x45, 0x0c, 0x00, // mov dword [rsi], INIT to all others
-    0xc7, 0x06, 0x10, 0x46, 0x0c, 0x00, // mov dword [rsi], SIPI to all others
-    0xc7, 0x06, 0x10, 0x46, 0x0c, 0x00, // and once more, as the manual has it
-    0xeb, 0xfe, //                      jmp to itself
-];
 
 #[test]
 fn further_vcpus_and_the_reactor_run_on_threads_that_end_with_the_run() {
     let test = "further_vcpus_and_the_reactor_run_on_threads_that_end_with_the_run";
-    let Some(kvm) = this_host::kvm_for(test) else { return };
-    for reactor in [false, true] {
+    for (hypervisor, reactor) in each::back_end(test).into_iter().flat_map(both) {
         let threads = if reactor { 4 } else { 3 };
         let machine = Machine::builder()
-            .hypervisor(Arc::clone(&kvm))
+            .hypervisor(hypervisor)
             .memory(1 << 20)
             .vcpus(4)
-            .boot(Flat::long_mode(GUEST).entry(GuestAddress(0x1_0010)))
+            .boot(starter::image())
             .device(DebugExit::new())
-            .device(Count { threads, reactor })
+            .device(Count { threads, reactor, seen: Mutex::new(false) })
             .build()
             .unwrap();
         assert_eq!(our_threads(), 0);
@@ -62,11 +47,18 @@ fn further_vcpus_and_the_reactor_run_on_threads_that_end_with_the_run() {
     }
 }
 
+/// Without a reactor and with one.
+fn both(hypervisor: Arc<dyn Hypervisor>) -> [(Arc<dyn Hypervisor>, bool); 2] {
+    [(Arc::clone(&hypervisor), false), (hypervisor, true)]
+}
+
 /// Looks at the threads while an application processor is running.
 struct Count {
     threads: usize,
     /// Asks for the reactor, with nothing to watch.
     reactor: bool,
+    /// One processor has found them all; the others wait for it.
+    seen: Mutex<bool>,
 }
 
 impl BusDevice for Count {
@@ -75,8 +67,13 @@ impl BusDevice for Count {
     }
 
     fn write(&self, _: u64, _: &[u8]) -> Flow {
-        // A thread gives itself its name a moment after it was started.
-        wait_for_threads(self.threads);
+        let mut seen = self.seen.lock().unwrap();
+        if !*seen {
+            // A thread gives itself its name a moment after it was started.
+            wait_for_threads(self.threads);
+            // The next one may come when threads have ended.
+            *seen = true;
+        }
         CONTINUE
     }
 }
