@@ -11,6 +11,7 @@
 )]
 
 use std::{
+    env,
     sync::{Arc, mpsc},
     thread,
     time::Duration,
@@ -43,6 +44,11 @@ fn limits(kind: KvmKind) -> &'static [Limit] {
 
 /// Bodies watch their guests; this is for a back end that a kick does not bring back.
 const HUNG: Duration = Duration::from_secs(600);
+
+/// How often two vCPUs meet: `VMM_ROUNDS`, or a few times.
+fn rounds() -> u32 {
+    env::var("VMM_ROUNDS").map_or(2_000, |rounds| rounds.parse().expect("a number"))
+}
 
 /// The body of that name.
 fn body(name: &str) -> &'static Body {
@@ -85,7 +91,8 @@ fn run(
     thread::spawn(move || {
         let hypervisor = open();
         // The receiver is gone only if the test has given up.
-        let _ = report.send(body.run(&Setup { hypervisor: &*hypervisor, limits }));
+        let _ =
+            report.send(body.run(&Setup { hypervisor: &*hypervisor, limits, rounds: rounds() }));
     });
     match verdict.recv_timeout(HUNG) {
         Ok(Ok(verdict)) => verdict,
@@ -132,6 +139,7 @@ bodies! {
     a_doorbell_is_removed_by_its_event
     a_doorbell_takes_only_stores_that_match
     a_feature_taken_from_the_model_is_absent
+    a_fence_lets_no_load_pass_a_store
     a_guest_can_go_from_real_mode_to_ring_3_and_back
     a_halted_vcpu_is_moved_and_wakes
     a_host_call_ends_run_with_registers_in_place
@@ -155,6 +163,7 @@ bodies! {
     break_from_the_read_of_an_exchange_comes_after_its_write
     break_within_a_string_instruction_loses_nothing
     cmpxchg16b_works_in_ring_0
+    code_of_another_vcpu_is_executed_as_written
     cpuid_shows_the_model_and_the_vcpu
     doorbells_at_one_address_do_not_mix
     each_edge_at_the_ioapic_wakes_halt
@@ -168,11 +177,14 @@ bodies! {
     halt_with_interrupt_controllers_waits_in_run
     halt_without_interrupt_controllers_ends_run
     kicks_before_run_end_it_at_once_and_once
+    locked_accesses_are_atomic_however_they_lie
     mmio_accesses_across_pages_have_every_byte_once
     mmio_loads_of_each_width_are_extended_right
     mmio_stores_of_each_width_arrive_whole
     no_kick_of_a_storm_is_lost_nor_any_access
+    no_store_passes_a_load
     one_kick_brings_back_a_spinning_guest
+    page_tables_are_marked_without_losing_other_changes
     paging_outside_long_mode_works
     pins_that_do_not_exist_are_refused
     port_accesses_of_each_width_and_form_work
@@ -180,6 +192,7 @@ bodies! {
     simd_and_floating_point_work_in_ring_0
     software_interrupts_work_in_ring_0
     startup_messages_start_every_vcpu
+    stores_are_seen_in_order
     string_input_of_any_length_arrives_in_order
     string_moves_reach_mmio_in_order
     string_output_of_any_length_arrives_in_order

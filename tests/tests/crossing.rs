@@ -68,7 +68,7 @@ fn crosses(name: &str, least: u32) {
         }
     };
     let body = BODIES.iter().find(|body| body.name == name).expect("a body of that name");
-    match body.run(&Setup { hypervisor: &both, limits: &[] }) {
+    match body.run(&Setup { hypervisor: &both, limits: &[], rounds: 0 }) {
         Ok(Verdict::Passed) => println!("{name}: between soft and {}", host::probe().kvm),
         Ok(Verdict::Skipped(reason)) => panic!("{name} was skipped: {reason}"),
         Err(failure) => panic!("{name}: {failure}"),

@@ -53,6 +53,7 @@ mod mmio;
 mod mode;
 mod modify;
 mod moves;
+mod order;
 mod outside;
 mod pins;
 mod port;
@@ -76,6 +77,9 @@ pub struct Setup<'a> {
     pub hypervisor: &'a dyn Hypervisor,
     /// What it cannot do on this host.
     pub limits: &'a [Limit],
+    /// How often two vCPUs meet in what is about the order of their loads and stores. A thousand
+    /// takes milliseconds where both have a processor.
+    pub rounds: u32,
 }
 
 /// Something a host is known not to do. A body that needs it is skipped there.
@@ -176,6 +180,7 @@ bodies! {
     doorbells::a_doorbell_is_removed_by_its_event;
     doorbells::a_doorbell_takes_only_stores_that_match;
     cpuid::a_feature_taken_from_the_model_is_absent;
+    order::a_fence_lets_no_load_pass_a_store needs SeveralVcpus;
     mode::a_guest_can_go_from_real_mode_to_ring_3_and_back;
     moves::a_halted_vcpu_is_moved_and_wakes needs Interrupts;
     host_call::a_host_call_ends_run_with_registers_in_place;
@@ -199,6 +204,7 @@ bodies! {
     flow::break_from_the_read_of_an_exchange_comes_after_its_write;
     flow::break_within_a_string_instruction_loses_nothing;
     instruction::cmpxchg16b_works_in_ring_0 needs Cmpxchg16bRing0;
+    order::code_of_another_vcpu_is_executed_as_written needs SeveralVcpus;
     cpuid::cpuid_shows_the_model_and_the_vcpu;
     doorbells::doorbells_at_one_address_do_not_mix;
     interrupts::each_edge_at_the_ioapic_wakes_halt needs Interrupts;
@@ -212,11 +218,14 @@ bodies! {
     interrupts::halt_with_interrupt_controllers_waits_in_run needs Interrupts;
     halt::halt_without_interrupt_controllers_ends_run;
     kick::kicks_before_run_end_it_at_once_and_once;
+    order::locked_accesses_are_atomic_however_they_lie needs SeveralVcpus;
     mmio::mmio_accesses_across_pages_have_every_byte_once;
     mmio::mmio_loads_of_each_width_are_extended_right;
     mmio::mmio_stores_of_each_width_arrive_whole;
     storm::no_kick_of_a_storm_is_lost_nor_any_access;
+    order::no_store_passes_a_load needs SeveralVcpus;
     kick::one_kick_brings_back_a_spinning_guest;
+    order::page_tables_are_marked_without_losing_other_changes needs SeveralVcpus;
     mode::paging_outside_long_mode_works needs Paging32;
     interrupts::pins_that_do_not_exist_are_refused needs Interrupts;
     port::port_accesses_of_each_width_and_form_work;
@@ -224,6 +233,7 @@ bodies! {
     instruction::simd_and_floating_point_work_in_ring_0 needs SimdRing0;
     instruction::software_interrupts_work_in_ring_0 needs SoftInterruptRing0;
     smp::startup_messages_start_every_vcpu needs Interrupts SeveralVcpus;
+    order::stores_are_seen_in_order needs SeveralVcpus;
     string::string_input_of_any_length_arrives_in_order;
     mmio::string_moves_reach_mmio_in_order;
     string::string_output_of_any_length_arrives_in_order;
