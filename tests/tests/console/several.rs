@@ -69,8 +69,7 @@ fn each_port_is_announced_named_and_opened() {
     let name = |name: &str| name.as_bytes().to_vec();
     let expected = [
         (0, CONSOLE_PORT, 1, vec![]),
-        // Rows first: see the device.
-        (0, RESIZE, 1, vec![25, 0, 80, 0]),
+        (0, RESIZE, 1, vec![80, 0, 25, 0]),
         (0, PORT_OPEN, 1, vec![]),
         (1, PORT_NAME, 1, name("agent")),
         (1, PORT_OPEN, 1, vec![]),
@@ -159,12 +158,12 @@ fn a_size_is_told_by_a_message() {
     handle.resize(100, 30);
     assert_eq!(told(&mut driver), []);
     set_up(&mut driver, 1);
-    let size = |rows, columns| (0, RESIZE, 1, vec![rows, 0, columns, 0]);
-    assert!(told(&mut driver).contains(&size(30, 100)));
+    let size = |columns, rows| (0, RESIZE, 1, vec![columns, 0, rows, 0]);
+    assert!(told(&mut driver).contains(&size(100, 30)));
     for columns in 101..120 {
         handle.resize(columns, 31);
     }
-    assert_eq!(told(&mut driver), [size(31, 119)], "the last one counts");
+    assert_eq!(told(&mut driver), [size(119, 31)], "the last one counts");
 }
 
 #[test]

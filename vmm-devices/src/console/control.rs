@@ -88,9 +88,9 @@ pub(super) struct Facts<'a> {
 /// The message that says `due`, a single one, of a port.
 pub(super) fn message(due: Due, facts: &Facts<'_>) -> Vec<u8> {
     let (columns, rows) = facts.size;
-    // The specification has columns first. Linux reads rows first, and so do the devices it knows;
-    // the one release that did not (6.15) was put right.
-    let size = [rows.to_le_bytes(), columns.to_le_bytes()].concat();
+    // As the specification has it (5.3.6.2), and Debian's 6.1.0-56 reads it; older Linux took the
+    // first for rows.
+    let size = [columns.to_le_bytes(), rows.to_le_bytes()].concat();
     let (event, value, rest) = match due {
         Due::ADD => (event::DEVICE_ADD, true, &[][..]),
         Due::CONSOLE => (event::CONSOLE_PORT, true, &[][..]),
