@@ -42,7 +42,7 @@ use self::{
 };
 
 /// Far more than it takes; a machine may be very busy.
-const LONG: Duration = Duration::from_secs(900);
+const LONG: Duration = Duration::from_secs(3600);
 const MIB: u64 = 1 << 20;
 const CMDLINE: &str = "console=ttyS0 quiet panic=-1 run=power";
 
