@@ -8,6 +8,8 @@
     reason = "a test says what went wrong by panicking, and where it ran by printing"
 )]
 
+#[cfg(feature = "testing")]
+use std::collections::BTreeSet;
 use std::{
     path::{Path, PathBuf},
     process::{Command, Output},
@@ -176,6 +178,36 @@ fn disks_and_virtio_devices_in_c_serve_a_guest() {
     let guest = bare("vmm-capi/tests/guests/driver.c", directory.path());
     let devices = compile("vmm-capi/tests/devices.c", directory.path());
     println!("devices: {}", text(&run(Command::new(devices).arg(guest).arg(directory.path()))));
+}
+
+/// Those that only give a constant, or their argument as a value.
+#[cfg(feature = "testing")]
+const CANNOT_PANIC: [&str; 10] = [
+    "vmm_abi_check",
+    "vmm_bool",
+    "vmm_buffer",
+    "vmm_bytes",
+    "vmm_double",
+    "vmm_float",
+    "vmm_int32",
+    "vmm_int64",
+    "vmm_text",
+    "vmm_version",
+];
+
+#[cfg(feature = "testing")]
+#[test]
+fn a_panic_under_any_function_is_an_error() {
+    let directory = tempfile::tempdir().unwrap();
+    let panics = compile("vmm-capi/tests/panics.c", directory.path());
+    let listed = text(&run(&mut Command::new(&panics)));
+    let tried: BTreeSet<_> = listed.lines().chain(CANNOT_PANIC).map(str::to_owned).collect();
+    let exported = library::exported();
+    let missed: Vec<_> = exported.symmetric_difference(&tried).collect();
+    assert!(missed.is_empty(), "functions that are not tried, or do not exist: {missed:?}");
+    let guest = bare("vmm-capi/tests/guests/driver.c", directory.path());
+    let program = program(directory.path());
+    println!("panics: {}", text(&run(Command::new(panics).arg(program).arg(guest))));
 }
 
 #[test]

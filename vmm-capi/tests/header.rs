@@ -1,7 +1,7 @@
 //! `include/vmm.h` is what the sources make, and its functions are what the library exports.
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "tests panic")]
 
-use std::{collections::BTreeSet, env, fs, path::Path, process::Command};
+use std::{collections::BTreeSet, env, fs, path::Path};
 
 mod library;
 
@@ -38,17 +38,8 @@ fn declared() -> BTreeSet<String> {
 
 #[test]
 fn the_library_exports_what_the_header_declares_and_nothing_else() {
-    let output = Command::new("nm")
-        .args(["--dynamic", "--defined-only", "--format=posix"])
-        .arg(library::directory().join("libvmm.so"))
-        .output()
-        .unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    let exported: BTreeSet<_> =
-        text.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect();
-    let (testing, exported): (BTreeSet<_>, BTreeSet<_>) =
-        exported.into_iter().partition(|name| name.starts_with("vmm_testing_"));
-    assert_eq!(exported, declared());
-    // What tests inject is in no library that is built without them.
+    assert_eq!(library::exported(), declared());
+    // What tests inject is in no library that is built without it.
+    let testing = library::symbols("vmm_testing_");
     assert_eq!(!testing.is_empty(), cfg!(feature = "testing"), "{testing:?}");
 }
