@@ -251,6 +251,10 @@ typedef struct vmm_chain vmm_chain;
 // the best back end of this host, one vCPU, a PC's interrupt controllers, no devices.
 typedef struct vmm_config vmm_config;
 
+// A console over virtio, which Linux calls /dev/hvc0, with named ports beside it. It is given to one
+// machine; then it changes what the machine has.
+typedef struct vmm_console vmm_console;
+
 // A device of the caller's own.
 typedef struct vmm_device vmm_device;
 
@@ -275,6 +279,9 @@ typedef struct vmm_io vmm_io;
 
 // A virtual machine.
 typedef struct vmm_machine vmm_machine;
+
+// The host's end of one port of a console. It serves one port, and is freed afterwards.
+typedef struct vmm_peer vmm_peer;
 
 // Sandboxes that are forked of one snapshot before they are asked for, and reset when they come
 // back. Any thread may use it, several at once.
@@ -364,6 +371,24 @@ typedef struct {
   // Requests that failed, or that the disk cannot do.
   uint64_t errors;
 } vmm_disk_statistics;
+
+// What a peer of the caller's own does: called on a thread of the machine, one call at a time. It
+// must not block.
+typedef struct {
+  // sizeof(struct vmm_peer_ops).
+  size_t struct_size;
+  // Takes some of what the guest sends; gives how many bytes. -EAGAIN if there is no room: the
+  // rest comes again when the descriptor `writable` is ready, and is lost without one. After
+  // another negative errno all output is dropped. Must not be NULL.
+  ptrdiff_t (*send)(void *user, const uint8_t *data, size_t size);
+  // Gives some of what the guest is to receive: how many bytes, 0 if there will never be more,
+  // -EAGAIN if there is nothing now. Asked when the descriptor `readable` is ready.
+  ptrdiff_t (*receive)(void *user, uint8_t *data, size_t size);
+  // A program in the guest has opened the port, or closed it; known of named ports only.
+  void (*opened)(void *user, bool is_open);
+  // The library is done with `user`.
+  void (*drop)(void *user);
+} vmm_peer_ops;
 
 // What a virtio device does. Functions may be NULL, but for `wake`.
 //
@@ -572,6 +597,9 @@ void vmm_config_add_device(vmm_config *config, vmm_device *device);
 // A disk. It stays what tells of it: it is freed when the caller is done with it.
 void vmm_config_add_disk(vmm_config *config, vmm_disk *disk);
 
+// A console over virtio. It stays what changes it: it is freed when the caller is done with it.
+void vmm_config_add_console(vmm_config *config, vmm_console *console);
+
 // A source of random numbers, of the host's, by virtio: `per_second` bytes a second and `burst` at
 // once after a rest; 0 and 0 for 1 MiB each.
 void vmm_config_add_rng(vmm_config *config, uint64_t per_second, uint64_t burst);
@@ -727,6 +755,45 @@ vmm_status vmm_disk_resize(vmm_disk *disk,
 vmm_status vmm_disk_get_statistics(const vmm_disk *disk,
                                    vmm_disk_statistics *statistics,
                                    vmm_error **error);
+
+// What comes from the descriptor `input` goes to the guest, what the guest sends to `output`: a
+// terminal, pipes, sockets, files. -1 for no input. Nobody else should use them.
+vmm_status vmm_peer_stream(int32_t input, int32_t output, vmm_peer **peer, vmm_error **error);
+
+// Makes a peer of the caller's functions. `readable` is a descriptor that can be read while
+// `receive` has something to give, `writable` one that can be written when `send` has room; -1 for
+// neither. If this fails, `user` stays the caller's: `drop` is not called.
+vmm_status vmm_peer_new(const vmm_peer_ops *ops,
+                        int32_t readable,
+                        int32_t writable,
+                        void *user,
+                        vmm_peer **peer,
+                        vmm_error **error);
+
+// Frees the caller's hold on a peer; a console that has it keeps it.
+void vmm_peer_free(vmm_peer *peer);
+
+// Makes a console with this peer at its other end.
+vmm_status vmm_console_new(vmm_peer *peer, vmm_console **console, vmm_error **error);
+
+// Frees the caller's hold on a console; a machine that has it keeps it.
+void vmm_console_free(vmm_console *console);
+
+// Room for so many named ports, at most 30, before a machine has the console.
+void vmm_console_set_room(vmm_console *console, uint32_t ports);
+
+// One more port, for which there is room; Linux has it as /dev/virtio-ports/NAME. Also while the
+// guest runs, which is told.
+vmm_status vmm_console_add_port(vmm_console *console,
+                                const char *name,
+                                vmm_peer *peer,
+                                vmm_error **error);
+
+// How large it is, in characters; the guest is told, also while it runs.
+vmm_status vmm_console_resize(vmm_console *console,
+                              uint16_t columns,
+                              uint16_t rows,
+                              vmm_error **error);
 
 // Makes a virtio device of the caller's functions; `name` is what errors call it, `id` its kind
 // (Virtual I/O Device 1.2, section 5). If this fails, `user` stays the caller's: `drop` is not called.

@@ -24,7 +24,8 @@ PIP_NO_BUILD_ISOLATION=0 PYTHON="$place/venv/bin/python" ./build.sh "$place" $li
 # Away from the sources: what is tested is what was installed.
 cp -r tests "$place/tests"
 cd "$place"
-export VMM_GUEST_INCLUDE="$OLDPWD/../../vmm-sandbox/guest/include" VMM_TEST_GUESTS="$OLDPWD/../tests/guests"
+root=$(realpath "$OLDPWD/../..")
+export VMM_ROOT="$root" VMM_GUEST_INCLUDE="$root/vmm-sandbox/guest/include" VMM_TEST_GUESTS="$root/vmm-capi/tests/guests"
 limit=1200
 [ "${VMM_LONG:-}" != 1 ] || limit=7200
 timeout "$limit" venv/bin/python -m pytest -q -rs tests

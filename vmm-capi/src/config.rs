@@ -15,6 +15,7 @@ use vmm_devices::{DebugExit, I8042, RateLimit, Rng, Rtc, Serial};
 
 use crate::{
     backend,
+    console::vmm_console,
     device::vmm_device,
     disk::vmm_disk,
     error::{vmm_error, vmm_status},
@@ -200,6 +201,21 @@ pub unsafe extern "C" fn vmm_config_add_disk(config: *mut vmm_config, disk: *mut
     unsafe {
         change(config, |description| {
             description.add(|builder| Ok(builder.device(pass::object(disk, "disk")?.plug()?)));
+        });
+    }
+}
+
+/// A console over virtio. It stays what changes it: it is freed when the caller is done with it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmm_config_add_console(
+    config: *mut vmm_config,
+    console: *mut vmm_console,
+) {
+    // SAFETY: the header's rules.
+    unsafe {
+        change(config, |description| {
+            description
+                .add(|builder| Ok(builder.device(pass::object(console, "console")?.plug()?)));
         });
     }
 }

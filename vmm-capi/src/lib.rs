@@ -35,6 +35,8 @@ mod device;
 
 mod disk;
 
+mod console;
+
 mod virtio;
 
 mod outcome;

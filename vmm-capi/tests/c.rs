@@ -113,6 +113,55 @@ fn program(directory: &Path) -> PathBuf {
     guest
 }
 
+#[test]
+fn a_timer_in_c_interrupts_a_guest() {
+    let directory = tempfile::tempdir().unwrap();
+    let device = compile("examples/device.c", directory.path());
+    let said = text(&run(&mut Command::new(device)));
+    assert_eq!(said, "3 ticks; the guest powered off with code 3\n");
+}
+
+#[test]
+fn a_unikernel_is_run_by_what_it_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let unikernel = compile("examples/unikernel.c", directory.path());
+    let guest = bare("vmm-capi/tests/guests/driver.c", directory.path());
+    // It knows no such command.
+    let ran = Command::new(&unikernel).args([&guest, Path::new("?")]).output().unwrap();
+    assert_eq!(ran.status.code(), Some(99), "{ran:?}");
+    let source = Path::new(ROOT).join("examples/unikernel.c");
+    let refused = Command::new(&unikernel).arg(source).output().unwrap();
+    let why = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(125), "{why}");
+    assert!(why.contains("cannot be started:\nnot "), "{why}");
+}
+
+#[test]
+fn linux_boots_from_c() {
+    let directory = tempfile::tempdir().unwrap();
+    let linux = compile("examples/linux.c", directory.path());
+    let refused = Command::new(&linux).arg("no/such/kernel").output().unwrap();
+    let why = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(refused.status.code() == Some(1) && why.contains("no/such/kernel"), "{why}");
+    let Some(guests) = std::env::var_os("VMM_GUESTS").map(PathBuf::from) else {
+        println!("skipped: linux_boots_from_c: no kernel (VMM_GUESTS is not set)");
+        return;
+    };
+    let disk = directory.path().join("disk");
+    std::fs::write(&disk, vec![0; 1 << 20]).unwrap();
+    // Far more than it takes; a machine may be very busy.
+    let said = run(Command::new("timeout")
+        .arg("1500")
+        .arg(linux)
+        .args([guests.join("vmlinuz"), guests.join("initrd")])
+        .arg("console=ttyS0 quiet panic=-1 run=work")
+        .arg(disk)
+        .stdin(std::process::Stdio::null()));
+    let said = text(&said);
+    assert!(said.contains("guest: running Linux "), "{said}");
+    assert!(said.contains("guest: date "), "{said}");
+}
+
 /// What the example `fork` prints.
 const FORKED: &str = "child 0: 1\nchild 1: 2\nchild 2: 3\nafter a reset: 16\n";
 
@@ -159,6 +208,29 @@ fn pools_lend_and_take_back() {
     println!("pool: {}", text(&run(Command::new(pool).arg(program(directory.path())))));
 }
 
+#[test]
+fn misuse_is_clean_in_valgrind() {
+    if Command::new("valgrind").arg("--version").output().is_err() {
+        println!("skipped: misuse_is_clean_in_valgrind: valgrind is not installed");
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let misuse = directory.path().join("misuse");
+    run(Command::new("cc")
+        .args(["-std=c99", "-D_POSIX_C_SOURCE=200809L", "-g"])
+        .arg(format!("-I{ROOT}/include"))
+        .arg(Path::new(ROOT).join("vmm-capi/tests/misuse.c"))
+        .arg(library::directory().join("libvmm.a"))
+        .args(["-lpthread", "-ldl", "-lm", "-lgcc_s", "-o"])
+        .arg(&misuse));
+    // It does not know what ioctls of /dev/kvm do to memory, nor pointers to the middle of what Rust
+    // counts, so that only blocks to which nothing points are lost for certain.
+    run(Command::new("valgrind")
+        .args(["--quiet", "--error-exitcode=9", "--leak-check=full", "--trace-children=no"])
+        .args(["--show-leak-kinds=definite", "--errors-for-leak-kinds=definite"])
+        .args([&misuse, Path::new("soft")]));
+}
+
 /// Compiles a guest without a kernel.
 fn bare(source: &str, directory: &Path) -> PathBuf {
     let guest = directory.join("bare");
@@ -178,6 +250,52 @@ fn disks_and_virtio_devices_in_c_serve_a_guest() {
     let guest = bare("vmm-capi/tests/guests/driver.c", directory.path());
     let devices = compile("vmm-capi/tests/devices.c", directory.path());
     println!("devices: {}", text(&run(Command::new(devices).arg(guest).arg(directory.path()))));
+}
+
+/// What stands in README.md as C and is a whole program.
+fn readme() -> String {
+    let text = std::fs::read_to_string(Path::new(ROOT).join("README.md")).unwrap();
+    let blocks = text.split("```c\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let whole = blocks.filter(|block| block.contains("int main(")).collect::<Vec<_>>();
+    let [program] = whole[..] else { panic!("{} programs", whole.len()) };
+    program.to_owned()
+}
+
+#[test]
+fn what_the_readme_says_works_as_pasted() {
+    let directory = tempfile::tempdir().unwrap();
+    let source = directory.path().join("readme.c");
+    std::fs::write(&source, readme()).unwrap();
+    // As a reader would: without a flag but where the library is.
+    let pasted = directory.path().join("readme");
+    run(Command::new("cc")
+        .arg(format!("-I{ROOT}/include"))
+        .arg(source)
+        .arg(library::directory().join("libvmm.a"))
+        .args(["-lpthread", "-ldl", "-lm", "-lgcc_s", "-o"])
+        .arg(&pasted));
+    std::fs::rename(program(directory.path()), directory.path().join("hostcall")).unwrap();
+    let works = |command: &mut Command| {
+        let ran = command.arg(&pasted).current_dir(&directory).output();
+        ran.map(|ran| (text(&ran), String::from_utf8_lossy(&ran.stderr).into_owned()))
+    };
+    assert_eq!(works(&mut Command::new("env")).unwrap().0, "score: 16\n");
+
+    // And where there is no /dev/kvm.
+    if !Path::new("/dev/kvm").exists() {
+        return;
+    }
+    let hidden = "mount --bind /dev/null /dev/kvm && echo hidden && exec \"$1\"";
+    let mut without = Command::new("unshare");
+    match works(without.args(["--user", "--map-root-user", "--mount", "sh", "-c", hidden, "sh"])) {
+        Ok((said, _)) if !said.is_empty() => assert_eq!(said, "hidden\nscore: 16\n"),
+        refused => {
+            println!("{refused:?}");
+            println!(
+                "skipped: what_the_readme_says_works_as_pasted: no mount namespace to be had here"
+            );
+        }
+    }
 }
 
 /// Those that only give a constant, or their argument as a value.

@@ -360,6 +360,76 @@ static void a_source_of_random_numbers_is_found(void)
     vmm_config_free(config);
 }
 
+struct peer {
+    char said[16];
+    size_t size;
+    int fd, drops, receives;
+};
+
+static ptrdiff_t peer_send(void *user, const uint8_t *data, size_t size)
+{
+    struct peer *peer = user;
+    CHECK(peer->size + size <= sizeof peer->said);
+    memcpy(peer->said + peer->size, data, size);
+    peer->size += size;
+    return (ptrdiff_t)size;
+}
+
+static ptrdiff_t peer_receive(void *user, uint8_t *data, size_t size)
+{
+    struct peer *peer = user;
+    ptrdiff_t got;
+    if (peer->receives++ > 0)
+        return -EAGAIN;
+    got = read(peer->fd, data, size);
+    return got < 0 ? -errno : got;
+}
+
+static void peer_drop(void *user)
+{
+    ((struct peer *)user)->drops++;
+}
+
+static const vmm_peer_ops peer_ops = {sizeof peer_ops, peer_send, peer_receive, NULL, peer_drop};
+
+static void a_console_talks_to_a_guest(bool streams)
+{
+    struct peer model;
+    vmm_config *config = description("console");
+    vmm_console *console;
+    vmm_machine *machine;
+    vmm_peer *peer, *port;
+    int in[2], out[2];
+
+    memset(&model, 0, sizeof model);
+    CHECK(pipe(in) == 0 && pipe(out) == 0 && write(in[1], "input", 5) == 5);
+    model.fd = in[0];
+    if (streams)
+        WORKS(vmm_peer_stream(in[0], out[1], &peer, &error));
+    else
+        WORKS(vmm_peer_new(&peer_ops, in[0], -1, &model, &peer, &error));
+    WORKS(vmm_console_new(peer, &console, &error));
+    FAILS(vmm_console_add_port(console, "port", peer, &error), VMM_STATUS_WRONG_STATE, "another port");
+    vmm_peer_free(peer);
+    WORKS(vmm_console_resize(console, 80, 25, &error));
+    WORKS(vmm_peer_stream(-1, out[1], &port, &error));
+    FAILS(vmm_console_add_port(console, "port", port, &error), VMM_STATUS_BAD_CONFIG, "port");
+    vmm_peer_free(port);
+    vmm_config_add_console(config, console);
+    machine = machine_of(config);
+    ends_with(machine, 0);
+    if (streams) {
+        CHECK(read(out[0], model.said, sizeof model.said) == 6);
+    } else {
+        CHECK(model.size == 6 && model.drops == 0);
+    }
+    CHECK(memcmp(model.said, "hello\n", 6) == 0);
+    vmm_machine_free(machine);
+    vmm_console_free(console);
+    CHECK(model.drops == !streams);
+    close(in[0]), close(in[1]), close(out[0]), close(out[1]);
+}
+
 static int heard, log_drops;
 
 static void hear(void *user, vmm_log_level level, const char *target, const char *message)
@@ -398,6 +468,8 @@ int main(int argc, char **argv)
     disks_of_the_library_serve_a_guest(argv[2]);
     a_virtio_device_of_ones_own_serves_a_guest();
     a_virtio_device_that_fails_ends_the_run();
+    a_console_talks_to_a_guest(false);
+    a_console_talks_to_a_guest(true);
     a_source_of_random_numbers_is_found();
     an_image_is_looked_at();
     printf("%d checks\n", checks);

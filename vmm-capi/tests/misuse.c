@@ -41,6 +41,9 @@ static void null_is_refused_by_devices_too(void)
     vmm_virtio *virtio;
     vmm_sandbox *sandbox;
     vmm_inspection *inspection;
+    vmm_console *console;
+    vmm_peer *peer;
+    vmm_peer_ops peer_ops = {sizeof peer_ops, NULL, NULL, NULL, NULL};
     vmm_disk_ops disk_ops = {sizeof disk_ops, NULL, NULL, NULL, NULL, NULL, NULL};
     vmm_virtio_ops virtio_ops = {sizeof virtio_ops, NULL, NULL, NULL, NULL, NULL, NULL};
     vmm_disk_statistics statistics = {sizeof statistics, 0, 0, 0, 0, 0, 0, 0};
@@ -49,6 +52,17 @@ static void null_is_refused_by_devices_too(void)
     vmm_pool_free(NULL);
     vmm_exits_free(NULL);
     vmm_virtio_free(NULL);
+    vmm_peer_free(NULL);
+    vmm_console_free(NULL);
+    vmm_console_set_room(NULL, 1);
+    vmm_config_add_console(NULL, NULL);
+    FAILS(vmm_peer_new(NULL, -1, -1, NULL, &peer, &error), VMM_STATUS_BAD_CONFIG, "ops is NULL");
+    FAILS(vmm_peer_new(&peer_ops, -1, -1, NULL, &peer, &error), VMM_STATUS_BAD_CONFIG, "send is NULL");
+    FAILS(vmm_peer_stream(-1, -1, &peer, &error), VMM_STATUS_BAD_CONFIG, "console output");
+    FAILS(vmm_peer_stream(-1, 1, NULL, &error), VMM_STATUS_BAD_CONFIG, "peer is NULL");
+    FAILS(vmm_console_new(NULL, &console, &error), VMM_STATUS_BAD_CONFIG, "peer is NULL");
+    FAILS(vmm_console_add_port(NULL, "p", NULL, &error), VMM_STATUS_BAD_CONFIG, "console is NULL");
+    FAILS(vmm_console_resize(NULL, 1, 1, &error), VMM_STATUS_BAD_CONFIG, "console is NULL");
     vmm_inspection_free(NULL);
     vmm_chain_free(NULL);
     vmm_chain_complete(NULL, 1);

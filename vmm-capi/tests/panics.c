@@ -17,6 +17,8 @@ struct objects {
     vmm_handle *handle, *new_handle;
     vmm_device *device, *new_device;
     vmm_disk *disk, *new_disk;
+    vmm_peer *peer, *new_peer;
+    vmm_console *console, *new_console;
     vmm_virtio *virtio, *new_virtio;
     vmm_view *view, *new_view;
     vmm_exits *exits, *new_exits;
@@ -67,6 +69,12 @@ static int32_t disk_resize(void *user, uint64_t size)
     return 0;
 }
 
+static ptrdiff_t peer_send(void *user, const uint8_t *data, size_t size)
+{
+    (void)user, (void)data;
+    return (ptrdiff_t)size;
+}
+
 static int32_t idle(void *user, vmm_io *io, int32_t source)
 {
     (void)user, (void)io, (void)source;
@@ -88,6 +96,7 @@ static void hear(void *user, vmm_log_level level, const char *target, const char
 
 static const vmm_device_ops device_ops = {sizeof device_ops, device_read, NULL, NULL, NULL};
 static const vmm_disk_ops disk_ops = {sizeof disk_ops, disk_read, NULL, NULL, NULL, disk_resize, NULL};
+static const vmm_peer_ops peer_ops = {sizeof peer_ops, peer_send, NULL, NULL, NULL};
 static const vmm_virtio_ops virtio_ops = {sizeof virtio_ops, idle, NULL, NULL, NULL, NULL, NULL};
 
 static vmm_config *description(void)
@@ -123,6 +132,11 @@ static void make(struct objects *o)
     o->config = description();
     o->handle = vmm_machine_handle(o->machine);
     WORKS(vmm_disk_new(&disk_ops, 4096, NULL, &o->disk, &error));
+    WORKS(vmm_peer_new(&peer_ops, -1, -1, NULL, &o->peer, &error));
+    WORKS(vmm_console_new(o->peer, &o->console, &error));
+    vmm_peer_free(o->peer);
+    WORKS(vmm_peer_new(&peer_ops, -1, -1, NULL, &o->peer, &error));
+    vmm_console_set_room(o->console, 4);
     WORKS(vmm_virtio_new("virtio", 42, &virtio_ops, NULL, &o->virtio, &error));
     vmm_virtio_add_queue(o->virtio, 16);
     WORKS(vmm_machine_view(o->machine, 0, 4096, &o->view, &error));
@@ -146,6 +160,8 @@ static void release(struct objects *o)
     vmm_handle_free(o->handle), vmm_handle_free(o->new_handle);
     vmm_device_free(o->device), vmm_device_free(o->new_device);
     vmm_disk_free(o->disk), vmm_disk_free(o->new_disk);
+    vmm_peer_free(o->peer), vmm_peer_free(o->new_peer);
+    vmm_console_free(o->console), vmm_console_free(o->new_console);
     vmm_virtio_free(o->virtio), vmm_virtio_free(o->new_virtio);
     vmm_view_free(o->view), vmm_view_free(o->new_view);
     vmm_exits_free(o->exits), vmm_exits_free(o->new_exits);
@@ -182,6 +198,7 @@ static void release(struct objects *o)
     TELLS(vmm_config_add_debug_exit, o->config)                                                    \
     TELLS(vmm_config_add_device, o->config, o->device)                                             \
     TELLS(vmm_config_add_disk, o->config, o->disk)                                                 \
+    TELLS(vmm_config_add_console, o->config, o->console)                                           \
     TELLS(vmm_config_add_rng, o->config, 0, 0)                                                     \
     TELLS(vmm_config_add_virtio, o->config, o->virtio)                                             \
     TELLS(vmm_config_set_accounting, o->config, true)                                              \
@@ -218,6 +235,14 @@ static void release(struct objects *o)
     TELLS(vmm_disk_size, o->disk)                                                                  \
     FAILS_(vmm_disk_resize, o->disk, 1024)                                                         \
     FAILS_(vmm_disk_get_statistics, o->disk, &o->of_disk)                                          \
+    FAILS_(vmm_peer_stream, -1, 1, &o->new_peer)                                                   \
+    FAILS_(vmm_peer_new, &peer_ops, -1, -1, NULL, &o->new_peer)                                    \
+    FREES(vmm_peer_free, peer)                                                                     \
+    FAILS_(vmm_console_new, o->peer, &o->new_console)                                              \
+    FREES(vmm_console_free, console)                                                               \
+    TELLS(vmm_console_set_room, o->console, 2)                                                     \
+    FAILS_(vmm_console_add_port, o->console, "p", o->peer)                                         \
+    FAILS_(vmm_console_resize, o->console, 80, 25)                                                 \
     FAILS_(vmm_virtio_new, "v", 42, &virtio_ops, NULL, &o->new_virtio)                             \
     FREES(vmm_virtio_free, virtio)                                                                 \
     TELLS(vmm_virtio_add_queue, o->virtio, 16)                                                     \

@@ -1,6 +1,6 @@
 /*
- * A guest without a kernel that drives one virtio device over MMIO, by its command line: `echo`, `disk` or
- * `broken`. It ends itself with 0, or with the number of what went wrong.
+ * A guest without a kernel that drives one virtio device over MMIO, by its command line: `echo`, `disk`,
+ * `broken` or `console`. It ends itself with 0, or with the number of what went wrong.
  */
 
 #include <stdint.h>
@@ -47,17 +47,23 @@ static void check(int is, uint8_t code)
         end(code);
 }
 
-static void begin(uint32_t id)
+static uint32_t queue;
+
+static void begin(uint32_t id, uint32_t number)
 {
+    queue = number;
+    available.index = used.index = 0;
     check(get(MAGIC) == 0x74726976, 1);
     check(get(DEVICE_ID) == id, 2);
     set(STATUS, 0);
     set(STATUS, 3); /* acknowledged, and there is a driver */
     set(ACCEPTED_SELECT, 1);
     set(ACCEPTED, 1); /* VIRTIO_F_VERSION_1 */
+    set(ACCEPTED_SELECT, 0);
+    set(ACCEPTED, id == 3 ? 1 : 0); /* a console's size */
     set(STATUS, 11);
     check(get(STATUS) == 11, 3);
-    set(QUEUE, 0);
+    set(QUEUE, queue);
     check(get(QUEUE_MAX) >= SIZE, 4);
     set(QUEUE_SIZE, SIZE);
     point(DESCRIPTORS, descriptors);
@@ -83,7 +89,7 @@ static uint32_t lend(const struct buffer *buffers, uint16_t count)
     __asm__ volatile("mfence" : : : "memory");
     available.index = index + 1;
     __asm__ volatile("mfence" : : : "memory");
-    set(NOTIFY, 0);
+    set(NOTIFY, queue);
     while (used.index == index)
         __asm__ volatile("pause" : : : "memory");
     return used.ring[index % SIZE].size;
@@ -94,7 +100,7 @@ static void echo(void)
     static volatile uint8_t question[5] = "hello", answer[16];
     struct buffer buffers[] = {{question, 5, 0}, {answer, sizeof answer, 1}};
     int n;
-    begin(42);
+    begin(42, 0);
     check(get(CONFIG) == 0x11223344, 10);
     set(CONFIG + 4, 7);
     check(lend(buffers, 2) == 5, 11);
@@ -121,7 +127,7 @@ static uint8_t request(uint32_t type, uint64_t at, int written)
 static void disk(int broken)
 {
     int n;
-    begin(2);
+    begin(2, 0);
     check(get(CONFIG) == 16, 20);
     for (n = 0; n < SECTOR; n++)
         sector[n] = (uint8_t)(n * 7);
@@ -135,12 +141,27 @@ static void disk(int broken)
     check(request(0, 16, 1) == 1, 25); /* behind its end */
 }
 
+static void console(void)
+{
+    static volatile uint8_t said[6] = "hello\n", heard[16];
+    struct buffer out = {said, 6, 0}, in = {heard, sizeof heard, 1};
+    int n;
+    begin(3, 1);
+    check(get(CONFIG) == (80 | 25 << 16), 30);
+    check(lend(&out, 1) == 0, 31);
+    begin(3, 0);
+    check(lend(&in, 1) == 5, 32);
+    for (n = 0; n < 5; n++)
+        check(heard[n] == (uint8_t)"input"[n], 33);
+}
+
 __attribute__((noreturn)) void entry(const char *cmdline)
 {
     switch (cmdline[0]) {
     case 'e': echo(); break;
     case 'd': disk(0); break;
     case 'b': disk(1); break;
+    case 'c': console(); break;
     default: end(99);
     }
     end(0);
