@@ -23,6 +23,11 @@ if [ -z "$libraries" ]; then
     cargo build --release --quiet -p vmm-capi
     libraries=$(realpath "${CARGO_TARGET_DIR:-target}/release")
 fi
+# What tests inject is for nobody else.
+if nm --dynamic "$libraries/libvmm.so" | grep -q ' vmm_testing_' && [ "${VMM_TESTING:-}" != 1 ]; then
+    echo "build.sh: $libraries/libvmm.so was built with the feature 'testing'; VMM_TESTING=1 makes a wheel of it" >&2
+    exit 1
+fi
 strip -o vmm-capi/python/vmm/libvmm.so "$libraries/libvmm.so"
 cd vmm-capi/python
 "${PYTHON:-python3}" -m pip wheel --quiet --no-deps --wheel-dir "$wheels" .

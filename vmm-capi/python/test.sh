@@ -19,7 +19,7 @@ if ! "$place/venv/bin/pip" install --quiet --upgrade --disable-pip-version-check
     echo "skipped: the Python package: its tools cannot be had here (pip install cffi pytest setuptools)"
     exit 0
 fi
-PIP_NO_BUILD_ISOLATION=0 PYTHON="$place/venv/bin/python" ./build.sh "$place" $libraries
+VMM_TESTING=1 PIP_NO_BUILD_ISOLATION=0 PYTHON="$place/venv/bin/python" ./build.sh "$place" $libraries
 "$place/venv/bin/pip" install --quiet --upgrade --disable-pip-version-check "$place"/vmm-*.whl
 # Away from the sources: what is tested is what was installed.
 cp -r tests "$place/tests"

@@ -6,23 +6,29 @@
 
 use std::{
     cell::Cell,
+    ffi::c_char,
     panic::resume_unwind,
     sync::{Arc, Mutex, PoisonError},
 };
 
 use vmm_core::{
-    Error,
+    Error, Result,
+    bus::BusDevice,
+    exit::{CONTINUE, Flow},
     hv::{
         Hypervisor,
         script::{Access, Script},
     },
+    machine::{Device, Slot},
     memory::GuestAddress,
 };
 
 use crate::{
+    config::{change, vmm_config},
     error::{vmm_error, vmm_status},
     guard::guard,
     pass,
+    sandbox::vmm_sandbox,
 };
 
 thread_local! {
@@ -108,6 +114,58 @@ pub unsafe extern "C" fn vmm_testing_script(
             let script = accesses.iter().copied().map(Access::from).collect::<Vec<_>>();
             *PLAYED.lock().unwrap_or_else(PoisonError::into_inner) = Some(Script::new(script));
             Ok(())
+        })
+    }
+}
+
+/// A device that does nothing, in Rust: what one in C is measured beside.
+struct Idle(u16);
+
+impl BusDevice for Idle {
+    fn read(&self, _: u64, _: &mut [u8]) -> Flow {
+        CONTINUE
+    }
+
+    fn write(&self, _: u64, _: &[u8]) -> Flow {
+        CONTINUE
+    }
+}
+
+impl Device for Idle {
+    fn name(&self) -> &str {
+        "idle"
+    }
+
+    fn plug(self: Box<Self>, slot: &mut Slot<'_>) -> Result<()> {
+        let port = self.0;
+        slot.ports(port, 1, Arc::new(*self))
+    }
+}
+
+/// Adds a device in Rust that does nothing at this port.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmm_testing_config_add_idle(config: *mut vmm_config, port: u16) {
+    // SAFETY: the header's rules.
+    unsafe {
+        change(config, |description| description.add(|builder| Ok(builder.device(Idle(port)))));
+    }
+}
+
+/// Calls `long name(long)` of a sandbox so many times, from Rust.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmm_testing_calls(
+    sandbox: *mut vmm_sandbox,
+    name: *const c_char,
+    times: u32,
+    error: *mut *mut vmm_error,
+) -> vmm_status {
+    // SAFETY: the header's rules.
+    unsafe {
+        guard(error, || {
+            let name = pass::text(name, "name")?;
+            pass::object(sandbox, "sandbox")?.with(|sandbox| {
+                (0..times).try_for_each(|_| sandbox.call::<i64>(name, (1_i64,)).map(drop))
+            })
         })
     }
 }

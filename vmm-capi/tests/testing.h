@@ -21,4 +21,9 @@ typedef struct {
 /* From now on there is a back end `script`, whose guests do this. */
 vmm_status vmm_testing_script(const vmm_testing_access *accesses, size_t count, vmm_error **error);
 
+/* Adds a device in Rust that does nothing at this port. */
+void vmm_testing_config_add_idle(vmm_config *config, uint16_t port);
+/* Calls `long name(long)` of a sandbox so many times, from Rust. */
+vmm_status vmm_testing_calls(vmm_sandbox *sandbox, const char *name, uint32_t times, vmm_error **error);
+
 #endif
