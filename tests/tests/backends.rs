@@ -42,8 +42,11 @@ fn limits(kind: KvmKind) -> &'static [Limit] {
     }
 }
 
-/// Bodies watch their guests; this is for a back end that a kick does not bring back.
-const HUNG: Duration = Duration::from_secs(600);
+/// Bodies watch their guests; this is for a back end that a kick does not bring back. No body has two
+/// vCPUs meet more than twenty times a round.
+fn hung() -> Duration {
+    Duration::from_secs(600) + 20 * Duration::from_micros(100) * rounds()
+}
 
 /// How often two vCPUs meet: `VMM_ROUNDS`, or a few times.
 fn rounds() -> u32 {
@@ -94,7 +97,7 @@ fn run(
         let _ =
             report.send(body.run(&Setup { hypervisor: &*hypervisor, limits, rounds: rounds() }));
     });
-    match verdict.recv_timeout(HUNG) {
+    match verdict.recv_timeout(hung()) {
         Ok(Ok(verdict)) => verdict,
         Ok(Err(failure)) => panic!("{}: {failure}", body.name),
         Err(why) => panic!("{}: {why}", body.name),
