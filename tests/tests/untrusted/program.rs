@@ -65,3 +65,10 @@ proptest! {
         prop_assert_eq!(beside(outer.path()), before);
     }
 }
+
+/// What random inputs have found: a segment that nobody may read, and that ends within a page of the
+/// file.
+#[test]
+fn a_segment_without_rights_is_loaded() {
+    testing::program(&[1, 124, 0, 0, 0]);
+}

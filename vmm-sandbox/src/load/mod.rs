@@ -41,11 +41,12 @@ pub(crate) fn load(
         let first = if protection.any() { protection } else { Protection::READ };
         let refused = |errno| no_room("the program", errno);
         space.map(at, len, first).map_err(refused)?;
-        let (from, len) = (segment.file.start, segment.file.end - segment.file.start);
+        let (from, in_file) = (segment.file.start, segment.file.end - segment.file.start);
         match source {
-            Source::File(file, _) => space.load_file(at, len, file, from)?,
+            Source::File(file, _) => space.load_file(at, in_file, file, from)?,
             Source::Bytes(bytes) => {
-                let bytes = bytes.get(from as usize..).and_then(|rest| rest.get(..len as usize));
+                let rest = bytes.get(from as usize..);
+                let bytes = rest.and_then(|rest| rest.get(..in_file as usize));
                 space.load(at, bytes.unwrap_or(&[])).map_err(refused)?;
             }
         }
