@@ -85,11 +85,13 @@ impl Outside<'_> {
     pub(super) fn wait(&self, word: Word, value: u32) -> Result<(), Failure> {
         let start = Instant::now();
         loop {
+            // Before the word is read: the guest may write it and end.
+            let ended = self.check(&format!("waiting for {value} in {word:x?}"));
             let now = word.read(self.memory)?;
             if now >= value {
                 return Ok(());
             }
-            self.check(&format!("waiting for {value} in {word:x?}, which is {now}"))?;
+            ended?;
             ensure!(
                 start.elapsed() < PATIENCE,
                 "{word:x?} is {now}, not {value}, for {PATIENCE:?}"
