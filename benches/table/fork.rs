@@ -3,7 +3,7 @@
 //! Forks stand beside a VM with one vCPU and the same memory made by hand, up to its first exit.
 
 use vmm_core::boot::Flat;
-use vmm_sandbox::{Outcome, Sandbox, Snapshot};
+use vmm_sandbox::{Outcome, Sandbox, Snapshot, VmCache};
 
 use crate::{
     bare::Bare,
@@ -26,6 +26,7 @@ pub(crate) fn rows() {
         parent.call::<()>("touch", (8192_i64,)).unwrap();
         let warm = parent.snapshot().unwrap();
         forks(what, &warm);
+        cached(what, limit);
         resets(what, &warm);
         print_memory(what, &warm);
     }
@@ -49,6 +50,34 @@ fn forks(limit: &str, warm: &Snapshot) {
     print_pair(&format!("fork and first call, {limit}"), &called);
     let dropped = pairs(SAMPLES, || nanoseconds(first), || nanoseconds(make));
     print_pair(&format!("fork, first call and drop, {limit}"), &dropped);
+}
+
+/// Forks that take the VM of one that is gone, beside those that make their own.
+fn cached(limit: &str, bytes: u64) {
+    let vms = VmCache::new(2).unwrap();
+    let [own, cached] = [None, Some(&vms)].map(|vms| {
+        let builder = Sandbox::image(PROGRAM).memory(bytes);
+        let builder = match vms {
+            Some(vms) => builder.vm_cache(vms),
+            None => builder,
+        };
+        let mut parent = builder.build().unwrap();
+        assert_eq!(parent.start().unwrap(), Outcome::Ready);
+        parent.call::<()>("touch", (8192_i64,)).unwrap();
+        parent.snapshot().unwrap()
+    });
+    let row =
+        pairs(SAMPLES, || measure(|| cached.fork().unwrap()), || measure(|| own.fork().unwrap()));
+    print_pair(&format!("fork with a VM of a cache, beside without, {limit}"), &row);
+    let first = |warm: &Snapshot| {
+        let mut child = warm.fork().unwrap();
+        child.call::<()>("nothing", ()).unwrap();
+        child
+    };
+    let row = pairs(SAMPLES, || measure(|| first(&cached)), || measure(|| first(&own)));
+    print_pair(&format!("  and first call, {limit}"), &row);
+    let row = pairs(SAMPLES, || nanoseconds(|| first(&cached)), || nanoseconds(|| first(&own)));
+    print_pair(&format!("  and drop, {limit}"), &row);
 }
 
 fn resets(limit: &str, warm: &Snapshot) {

@@ -30,6 +30,7 @@ use crate::{
     space::{PAGE, Space},
     stream::{Input, Output},
     syscall,
+    vm_cache::{Home, VmCache},
 };
 
 /// The least memory, and what is given unless more is asked for.
@@ -68,6 +69,7 @@ pub struct Builder {
     user: (u32, u32),
     pub(crate) file_limit: u64,
     pub(crate) mounts: Vec<Mount>,
+    pub(crate) home: Home,
 }
 
 enum Image {
@@ -115,6 +117,7 @@ impl Builder {
             user: (USER, USER),
             file_limit: FILES,
             mounts: Vec::new(),
+            home: Home::default(),
         }
     }
 
@@ -263,6 +266,14 @@ impl Builder {
         self
     }
 
+    /// Gives the VM to this cache when the sandbox is dropped, and those of all its forks, which take
+    /// theirs from there. Programs that are to use each other's VMs are given the same
+    /// [`hypervisor`](Self::hypervisor).
+    pub fn vm_cache(mut self, cache: &VmCache) -> Self {
+        self.home = cache.home();
+        self
+    }
+
     /// The user and group that the program finds itself as: 1000 and 1000 unless said otherwise.
     /// They mean nothing to the host.
     pub fn user(mut self, uid: u32, gid: u32) -> Self {
@@ -295,8 +306,7 @@ impl Builder {
         };
         let vm = hypervisor.create_vm(&VmConfig { vcpus: 1, irq: None })?;
         let mut space = Space::new(Arc::clone(&vm), memory)?;
-        let own = &hypervisor.caps().cpu;
-        let model = self.cpu.map_or_else(|| own.clone(), |wanted| wanted.common_with(own));
+        let model = told(self.cpu, &hypervisor.caps().cpu);
         let mut cpu = Cpu::new(&vm, &model, entry(&*hypervisor), &mut space)?;
         let stack_size = (memory / STACK_SHARE).min(STACK) / PAGE * PAGE;
         let mut random = [0; 16];
@@ -354,8 +364,14 @@ impl Builder {
             functions: self.functions,
             limits: self.limits,
             captured,
+            home: self.home,
         }))
     }
+}
+
+/// The processor that a program is told of, of what the back end has.
+fn told(wanted: Option<CpuModel>, own: &CpuModel) -> CpuModel {
+    wanted.map_or_else(|| own.clone(), |wanted| wanted.common_with(own))
 }
 
 impl Image {

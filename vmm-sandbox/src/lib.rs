@@ -42,6 +42,7 @@ mod syscall;
 #[cfg(feature = "testing")]
 #[doc(hidden)]
 pub mod testing;
+mod vm_cache;
 
 pub use builder::Builder;
 pub use call::{
@@ -55,4 +56,5 @@ pub use sandbox::{Sandbox, Statistics};
 pub use saved::Obstacle;
 pub use snapshot::{Identity, Snapshot};
 pub use stream::{Input, Output};
+pub use vm_cache::{VmCache, VmCacheStatistics};
 pub use vmm_core::{Error, ErrorKind, Result};

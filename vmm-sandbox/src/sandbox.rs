@@ -17,6 +17,7 @@ use crate::{
     snapshot::{Identity, Snapshot},
     stream::Capture,
     syscall,
+    vm_cache::{Home, Shell},
 };
 
 /// One Linux program in a micro-VM without a kernel.
@@ -40,6 +41,8 @@ pub struct Sandbox {
     /// What its memory began as, if it is not its own alone.
     pub(crate) base: Option<Snapshot>,
     pub(crate) identity: Identity,
+    /// Where its VM goes.
+    pub(crate) home: Home,
 }
 
 /// Below RSP a function may have data (System V ABI, 3.2.2).
@@ -55,6 +58,7 @@ pub(crate) struct Parts {
     pub(crate) functions: HostFunctions,
     pub(crate) limits: Limits,
     pub(crate) captured: [Capture; 2],
+    pub(crate) home: Home,
 }
 
 /// Why the program stands still.
@@ -105,7 +109,8 @@ impl Sandbox {
     }
 
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { hypervisor, model, process, cpu, program, functions, limits, captured } = parts;
+        let Parts { hypervisor, model, process, cpu, program, functions, limits, captured, home } =
+            parts;
         Self {
             hypervisor,
             model,
@@ -120,6 +125,7 @@ impl Sandbox {
             stack: 0,
             base: None,
             identity: Identity::default(),
+            home,
         }
     }
 
@@ -381,6 +387,19 @@ impl From<VcpuFault> for Fault {
         let instruction = fault.rip;
         let what = VcpuFault::new(fault.kind, None).to_string();
         Self { what, instruction, address: None, signal: libc::SIGSEGV }
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        if matches!(self.state, State::Unrecoverable(_)) || !self.home.is_open() {
+            return;
+        }
+        if let Some(vcpu) = self.cpu.leave() {
+            let (hypervisor, model) = (Arc::clone(&self.hypervisor), Arc::clone(&self.model));
+            let ram = self.process.space.leave();
+            self.home.give(Shell { hypervisor, model, ram, vcpu });
+        }
     }
 }
 

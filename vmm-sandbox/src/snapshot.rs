@@ -20,6 +20,7 @@ use crate::{
     space::{self, Space},
     stream::Capture,
     syscall::fill_random,
+    vm_cache::{Home, Shell},
 };
 
 /// What tells a sandbox from all others: random, and new in every fork and after every reset.
@@ -75,6 +76,7 @@ pub(crate) struct Warm {
     pub(crate) stack: u64,
     /// Where the program has its identity.
     identity: Option<u64>,
+    pub(crate) home: Home,
 }
 
 impl Sandbox {
@@ -119,6 +121,7 @@ impl Sandbox {
             scratch: self.scratch,
             stack: self.stack,
             identity,
+            home: self.home.clone(),
         }));
         self.base = Some(snapshot.clone());
         Ok(snapshot)
@@ -215,9 +218,10 @@ impl Snapshot {
 
     fn fork_now(&self) -> Result<Sandbox> {
         let warm = &*self.0;
-        let vm = warm.hypervisor.create_vm(&VmConfig { vcpus: 1, irq: None })?;
-        let mut space = Space::of_image(Arc::clone(&vm), &warm.space)?;
-        let cpu = Cpu::of_image(&vm, &warm.model, &warm.cpu)?;
+        let (mut space, cpu) = match warm.home.take(&warm.hypervisor, &warm.model) {
+            Some(shell) => warm.in_shell(shell)?,
+            None => warm.in_new_vm()?,
+        };
         space.settle()?;
         let mut copies = Copies::default();
         let watch = Watch::new(warm.limits, warm.ask.clone(), cpu.kicker());
@@ -238,6 +242,7 @@ impl Snapshot {
             stack: warm.stack,
             base: Some(self.clone()),
             identity: Identity::default(),
+            home: warm.home.clone(),
         };
         sandbox.identify(warm.identity)?;
         Ok(sandbox)
@@ -251,6 +256,21 @@ impl Snapshot {
     /// The limit of a fork's memory in bytes, as the builder was told.
     pub fn memory(&self) -> u64 {
         self.0.kept.memory()
+    }
+}
+
+impl Warm {
+    fn in_new_vm(&self) -> Result<(Space, Cpu)> {
+        let vm = self.hypervisor.create_vm(&VmConfig { vcpus: 1, irq: None })?;
+        let space = Space::of_image(Arc::clone(&vm), &self.space)?;
+        Ok((space, Cpu::of_image(&vm, &self.model, &self.cpu)?))
+    }
+
+    /// In a VM that another sandbox had. The vCPU goes first: it is not to outlive the memory.
+    fn in_shell(&self, shell: Shell) -> Result<(Space, Cpu)> {
+        let Shell { ram, vcpu, .. } = shell;
+        let cpu = Cpu::of_image_in(vcpu, &self.cpu)?;
+        Ok((Space::of_image_in(ram, &self.space)?, cpu))
     }
 }
 

@@ -159,3 +159,17 @@ pub fn program(input: &[u8]) {
     }
     space.check();
 }
+
+/// All registers of a sandbox that stands still, but for the time.
+///
+/// # Errors
+/// What the back end says.
+pub fn registers(sandbox: &mut Sandbox) -> vmm_core::Result<String> {
+    sandbox.parts().1.registers()
+}
+
+/// All of a sandbox's memory, a number for the content of each page: the stub and the page tables
+/// are part of it.
+pub fn pages(sandbox: &mut Sandbox) -> Vec<u64> {
+    sandbox.parts().0.space.pages()
+}

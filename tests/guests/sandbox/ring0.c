@@ -122,8 +122,56 @@ void attack(long which)
     spin();
 }
 
+/* What a page of its own holds. */
+int64_t look(void) { return *(volatile int64_t *)(((uintptr_t)window + 4095) & ~4095UL); }
+
+static void set_msr(uint32_t index, uint64_t value)
+{
+    __asm__ volatile("wrmsr" ::"c"(index), "a"((uint32_t)value), "d"((uint32_t)(value >> 32)));
+}
+
+/* Leaves behind what the next program in this VM must not find, and ends. */
+void infect(long which)
+{
+    static const uint32_t msrs[] = { 0xc0000081, 0xc0000082, 0xc0000084, 0xc0000102, 0xc0000103, 0x174, 0x175, 0x176 };
+
+    switch (which) {
+    case 0:
+        for (unsigned i = 0; i < sizeof msrs / sizeof *msrs; i++)
+            set_msr(msrs[i], 0x1234);
+        break;
+    case 1:
+        __asm__ volatile("mov %0, %%dr0; mov %0, %%dr3; mov %0, %%cr2" ::"r"((uint64_t)window));
+        __asm__ volatile("mov %0, %%dr7" ::"r"(0x4ffUL));
+        break;
+    case 2: /* Its own pages show others, and ring 3 may write the tables; the TLB has it all. */
+        writable_code();
+        for (int i = 0; i < 512; i++)
+            if (ROOT[i] & 1)
+                ROOT[i] |= 4;
+        for (uint64_t frame = 0; frame < 64; frame++)
+            *elsewhere(frame << 12) += 1;
+        look();
+        break;
+    case 3:
+        for (int i = 0; i < 2048; i++)
+            DATA[i] = 0;
+        break;
+    case 4:
+        __asm__ volatile("mov %0, %%ds; mov %0, %%es; mov %0, %%fs; mov %0, %%gs" ::"r"(0x18));
+        writable_code();
+        break;
+    case 5:
+        __asm__ volatile("pcmpeqd %xmm0, %xmm0; movaps %xmm0, %xmm7; movaps %xmm0, %xmm15");
+        break;
+    }
+    call(SYS_exit_group, 7, 0);
+    spin();
+}
+
 int main(void)
 {
+    *(volatile int64_t *)(((uintptr_t)window + 4095) & ~4095UL) = 42;
     vmm_ready();
     return 1;
 }

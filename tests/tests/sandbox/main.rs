@@ -21,6 +21,7 @@ mod run;
 mod saved;
 mod snapshot;
 mod storm;
+mod vm_cache;
 
 use std::sync::Arc;
 

@@ -4,6 +4,7 @@
 //! chooses. How a system call gets there differs: where SYSCALL enters ring 0 it is SYSCALL's own
 //! target, and where it does not (user-mode KVM) a trap in ring 3. What a program sees is the same.
 
+mod held;
 mod record;
 mod stub;
 
@@ -25,6 +26,7 @@ use vmm_core::{
     memory::GuestAddress,
 };
 
+use self::held::Held;
 pub(crate) use self::record::{RECORD, Record};
 use self::stub::{CALL_PORT, EXCEPTION_PORT, EXCEPTIONS, Stub};
 use crate::space::Space;
@@ -104,7 +106,10 @@ pub(crate) struct Returned {
 /// What a snapshot keeps of the processor.
 #[derive(Clone, Debug)]
 pub(crate) struct Image {
+    /// With those registers that are not as in a new vCPU.
     state: CpuState,
+    /// All of them.
+    msrs: Vec<MsrValue>,
     stub: Stub,
     entry: Entry,
 }
@@ -124,7 +129,7 @@ pub(crate) struct Exception {
 }
 
 pub(crate) struct Cpu {
-    vcpu: Box<dyn Vcpu>,
+    vcpu: Held,
     stub: Stub,
     entry: Entry,
     has_deadline: bool,
@@ -163,24 +168,44 @@ impl Cpu {
             ..CpuState::default()
         })?;
         vcpu.set_call_port(CallPort { port: CALL_PORT, resume: resume(entry, &stub) })?;
+        let vcpu = Held::new(vcpu);
         Ok(Self { vcpu, stub, entry, has_deadline: false, caller: Regs::default() })
     }
 
     /// What it is now. The guest has made all changes to its page tables.
     pub(crate) fn image(&self) -> Result<Image> {
         let mut state = self.vcpu.state()?;
+        let msrs = state.msrs.clone();
         state.msrs.retain(|msr| KEPT_MSRS.contains(&msr.index));
         state.tsc_khz = None;
-        Ok(Image { state, stub: self.stub, entry: self.entry })
+        Ok(Image { state, msrs, stub: self.stub, entry: self.entry })
     }
 
     /// A vCPU that goes on where an image stands, in a space with its stub.
     pub(crate) fn of_image(vm: &Arc<dyn Vm>, model: &CpuModel, image: &Image) -> Result<Self> {
-        let mut vcpu = vm.create_vcpu(VcpuId(0), model)?;
-        vcpu.set_state(&image.state)?;
-        let stub = image.stub;
-        vcpu.set_call_port(CallPort { port: CALL_PORT, resume: resume(image.entry, &stub) })?;
-        Ok(Self { vcpu, stub, entry: image.entry, has_deadline: false, caller: Regs::default() })
+        let vcpu = vm.create_vcpu(VcpuId(0), model)?;
+        Self::standing(vcpu, &image.state, image)
+    }
+
+    /// The same with a vCPU that another had, who may have changed every register of it.
+    pub(crate) fn of_image_in(vcpu: Box<dyn Vcpu>, image: &Image) -> Result<Self> {
+        let state = CpuState { msrs: image.msrs.clone(), ..image.state.clone() };
+        let mut cpu = Self::standing(vcpu, &state, image)?;
+        cpu.vcpu.set_deadline(None)?;
+        Ok(cpu)
+    }
+
+    fn standing(mut vcpu: Box<dyn Vcpu>, state: &CpuState, image: &Image) -> Result<Self> {
+        vcpu.set_state(state)?;
+        let (stub, entry) = (image.stub, image.entry);
+        vcpu.set_call_port(CallPort { port: CALL_PORT, resume: resume(entry, &stub) })?;
+        let vcpu = Held::new(vcpu);
+        Ok(Self { vcpu, stub, entry, has_deadline: false, caller: Regs::default() })
+    }
+
+    /// The vCPU, from one that is dropped.
+    pub(crate) fn leave(&mut self) -> Option<Box<dyn Vcpu>> {
+        self.vcpu.take()
     }
 
     /// Goes on where an image stands. Model-specific registers are as they were: see above.
@@ -227,6 +252,14 @@ impl Cpu {
     fn enter(&mut self, rcx: u64, regs: Regs) -> Result<()> {
         let (rip, rflags, r11) = (self.stub.at.enter, rflags::FIXED, PROGRAM_FLAGS);
         self.vcpu.set_regs(&Regs { rip, rflags, rcx, r11, ..regs })
+    }
+
+    /// All there is of it, but for the time.
+    #[cfg(feature = "testing")]
+    pub(crate) fn registers(&self) -> Result<String> {
+        let mut state = self.vcpu.state()?;
+        state.msrs.retain(|msr| msr.index != msr::TSC);
+        Ok(format!("{state:x?}"))
     }
 
     /// Has ring 0 execute a function of the program, which nothing a program does can.

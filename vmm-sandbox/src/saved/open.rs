@@ -124,6 +124,7 @@ impl Builder {
             functions: self.functions,
             limits: self.limits,
             captured,
+            home: self.home,
         });
         sandbox.state = if record.ready { State::Ready } else { State::New };
         (sandbox.scratch, sandbox.stack) = (record.scratch, record.stack);

@@ -64,6 +64,21 @@ impl Space {
         Ok(Self { ram, frames, tables, areas: image.areas.clone(), changed: false })
     }
 
+    /// The same in a VM that another had.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn of_image_in(mut ram: Ram, image: &Image) -> Result<Self> {
+        ram.become_view(&image.template, image.limit)?;
+        let (frames, tables) = (image.frames.clone(), image.tables.clone());
+        Ok(Self { ram, frames, tables, areas: image.areas.clone(), changed: false })
+    }
+
+    /// The VM and its memory, from one that is dropped.
+    pub(crate) fn leave(&mut self) -> Ram {
+        self.ram.leave()
+    }
+
     /// Goes back to the image that it began as, or became last. The next [`settle`](Self::settle)
     /// has what the guest has to change for it.
     ///

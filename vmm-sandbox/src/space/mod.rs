@@ -17,11 +17,11 @@ use vmm_core::{Error, hv::Vm};
 
 use self::{
     frames::{Frames, Run},
-    ram::Ram,
     tables::{Tables, Target},
 };
 pub(crate) use self::{
     image::{Image, SavedArea},
+    ram::Ram,
     tables::Edit,
 };
 
@@ -270,6 +270,20 @@ impl Space {
             end = end.min(*start);
         }
         end.checked_sub(len).filter(|start| *start >= USER.start)
+    }
+
+    /// A number for the content of each frame that was ever in use.
+    #[cfg(feature = "testing")]
+    pub(crate) fn pages(&self) -> Vec<u64> {
+        let mut bytes = [0; PAGE as usize];
+        let frames = (0..self.frames.high_water()).step_by(PAGE as usize);
+        let content = frames.map(|frame| {
+            self.ram.read(frame, &mut bytes);
+            bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+                (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3)
+            })
+        });
+        content.collect()
     }
 
     /// Panics if two areas share an address or a frame, or lie where none may.

@@ -40,12 +40,33 @@ impl Ram {
 
     /// Becomes what [`view`](Self::view) makes, in the same VM.
     pub(crate) fn become_view(&mut self, template: &Template, limit: u64) -> Result<()> {
+        if limit == self.region.len() {
+            return self.remap(template);
+        }
         let region = template.view(GuestAddress(0), limit)?;
         while let Some(slot) = self.slots.pop() {
             self.vm.unmap(GuestAddress(slot))?;
         }
         (self.region, self.mapped) = (region, 0);
         Ok(())
+    }
+
+    /// The same where it is, with the slots that there are.
+    fn remap(&mut self, template: &Template) -> Result<()> {
+        self.region.become_view(template)?;
+        // The log has what was written before.
+        self.take_written()?;
+        Ok(())
+    }
+
+    /// The VM and its memory, from one that is dropped.
+    pub(crate) fn leave(&mut self) -> Self {
+        Self {
+            region: self.region.clone(),
+            vm: Arc::clone(&self.vm),
+            mapped: self.mapped,
+            slots: std::mem::take(&mut self.slots),
+        }
     }
 
     /// Makes what lies below `end` a template.

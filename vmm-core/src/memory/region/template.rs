@@ -298,6 +298,36 @@ impl RamRegion {
         Ok(template)
     }
 
+    /// Becomes what [`Template::view`] makes, at the same address, whatever it was and held before:
+    /// nothing of that is left, neither pages nor marks. No vCPU may run.
+    ///
+    /// # Errors
+    /// `BadConfig` if the template is longer; `Unsupported` for memory of the caller's own; `Host` if
+    /// the host refuses, and the region then holds no defined memory; `WrongProcess` after `fork()`.
+    pub fn become_view(&self, template: &Template) -> Result<()> {
+        let raw = &self.mapping.raw;
+        let Some(owner) = raw.owner else {
+            return Err(Error::unsupported(format!("a view at {self}, which is the caller's")));
+        };
+        owner.check()?;
+        template.0.owner.check()?;
+        let (len, size) = (template.len(), raw.size as u64);
+        if len > size {
+            let message = format!("a template of {len:#x} bytes in a region of {self}");
+            return Err(Error::bad_config(message));
+        }
+        let mut backing = raw.backing();
+        let view = View { template: template.clone(), cuts: Vec::new() };
+        view.map(raw, 0..len).host(|| "mapping a private view")?;
+        if len < size {
+            raw.replace(len..size, None).host(|| "mapping memory behind a view")?;
+        }
+        *backing = Backing::View(view);
+        self.take_written(&mut PageSet::new());
+        self.mapping.map.bitmap().changed(0, raw.size);
+        Ok(())
+    }
+
     /// A new template of these pages of the first `len` bytes.
     fn copy(&self, len: u64, pages: &PageSet) -> Result<Template> {
         let copy = Self::memfd(GuestAddress(0), len)?;
@@ -487,6 +517,31 @@ mod tests {
         assert!((0..128).all(|page| at(&grandchild, page) == want(page)));
         child.restore(&taken(&child)).unwrap();
         assert!((0..128).all(|page| at(&child, page) == want(page)));
+    }
+
+    #[test]
+    fn a_region_becomes_a_view_and_keeps_nothing() {
+        let (one, two) = (region(1), region(2));
+        let templates = [&one, &two].map(|region| region.freeze(LEN, &taken(region)).unwrap());
+        let fresh = RamRegion::memfd(GuestAddress(0), 2 * LEN).unwrap();
+        let view = templates[0].view(GuestAddress(0), 2 * LEN).unwrap();
+        for region in [fresh, view, one] {
+            let address = region.host_address();
+            for (template, value) in templates.iter().zip([1, 2]) {
+                (0..128).for_each(|page| put(&region, page, 9));
+                region.zero(3 * PAGE_SIZE, 20 * PAGE_SIZE).unwrap();
+                region.become_view(template).unwrap();
+                assert_eq!(region.host_address(), address);
+                assert!(taken(&region).is_empty());
+                let want = |page| if page < 32 { value } else { 0 };
+                assert!((0..128).all(|page| at(&region, page) == want(page)));
+                put(&region, 5, 7);
+                region.restore(&taken(&region)).unwrap();
+                assert_eq!(at(&region, 5), value);
+            }
+        }
+        let short = RamRegion::memfd(GuestAddress(0), LEN - PAGE_SIZE).unwrap();
+        assert_eq!(short.become_view(&templates[0]).unwrap_err().kind(), ErrorKind::BadConfig);
     }
 
     #[test]
