@@ -25,6 +25,7 @@ fn guests() -> Result<(), String> {
     compile::unikernels()?;
     program::one(Path::new("guests/fork.c"))?;
     program::one(Path::new("guests/hostcall.c"))?;
+    program::one(Path::new("guests/serve.c"))?;
     program::one(Path::new("../tests/guests/sandbox/visitor.c"))
 }
 
