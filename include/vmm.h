@@ -40,7 +40,7 @@
 
 // The version of the interface this header describes. It grows when something is added; the
 // soname changes when something is taken away.
-#define VMM_ABI 1
+#define VMM_ABI 2
 
 // For a place that the board chooses.
 #define VMM_ANYWHERE UINT64_MAX
@@ -165,6 +165,21 @@ typedef enum {
   VMM_MACHINE_STATE_RUNNING = 3,
 } vmm_machine_state;
 
+// Kinds of obstacles. Numbers never change; new ones may come.
+typedef enum {
+  // Another, which the text tells.
+  VMM_OBSTACLE_KIND_OTHER = 0,
+  // The program was granted a directory of the host at this path, and is not now, or may only
+  // read it now, or finds one where its own files were.
+  VMM_OBSTACLE_KIND_DIRECTORY = 1,
+  // It may have seen this feature of the processor, which is not to be had here.
+  VMM_OBSTACLE_KIND_FEATURE = 2,
+  // It could call this function of the host, which was not given.
+  VMM_OBSTACLE_KIND_FUNCTION = 3,
+  // It has something in these registers, which are not to be had here, or lie at another place.
+  VMM_OBSTACLE_KIND_REGISTERS = 4,
+} vmm_obstacle_kind;
+
 // What a sandbox can do next.
 typedef enum {
   // It was made and not started.
@@ -279,6 +294,9 @@ typedef struct vmm_io vmm_io;
 
 // A virtual machine.
 typedef struct vmm_machine vmm_machine;
+
+// All that stands in the way of a snapshot in a file.
+typedef struct vmm_obstacles vmm_obstacles;
 
 // The host's end of one port of a console. It serves one port, and is freed afterwards.
 typedef struct vmm_peer vmm_peer;
@@ -489,6 +507,16 @@ typedef int32_t (*vmm_host_fn)(void *user,
                                const vmm_value *arguments,
                                size_t count,
                                vmm_result *result);
+
+// A reason why a snapshot in a file would not run as it did where it was made.
+typedef struct {
+  // What kind of thing is missing.
+  vmm_obstacle_kind kind;
+  // Which one: a path, a feature, a function, or bits of XCR0 such as "0x200" for registers.
+  const char *name;
+  // The whole reason in one line, such as `no host function "points" was given`.
+  const char *text;
+} vmm_obstacle;
 
 // What a program has used and asked for.
 typedef struct {
@@ -1007,12 +1035,25 @@ vmm_sandbox_config *vmm_sandbox_config_program(const char *path);
 // The same for an executable in memory.
 vmm_sandbox_config *vmm_sandbox_config_image(const void *data, size_t size);
 
+// The description of a sandbox that goes on where the snapshot in this file (vmm_snapshot_save)
+// stood, in the state it had, with random numbers of its own.
+//
+// It is given again what is not in the file, as to a program: limits, functions of the host,
+// standard streams, directories. What it has is its own: arguments, environment, user. The file is
+// not trusted, and may take no more than the description allows.
+vmm_sandbox_config *vmm_sandbox_config_saved(const char *path);
+
 // Frees a description, with what no sandbox has.
 void vmm_sandbox_config_free(vmm_sandbox_config *config);
 
 // What runs the program: "kvm", "soft" for the CPU in software, or "auto" for the best of this
 // host; that is the default.
 void vmm_sandbox_config_set_backend(vmm_sandbox_config *config, const char *name);
+
+// The caller knows that the program of a snapshot uses no instruction beyond the first x86-64
+// processors' (SSE2), whatever it was shown of the one it ran on. Without this it may have used
+// everything, and goes on only where that is.
+void vmm_sandbox_config_set_baseline_only(vmm_sandbox_config *config);
 
 // One more argument of the program, the first of which is its name.
 void vmm_sandbox_config_add_arg(vmm_sandbox_config *config, const char *argument);
@@ -1075,8 +1116,29 @@ void vmm_sandbox_config_add_host_fn(vmm_sandbox_config *config,
 // Makes the sandbox; its program is loaded and has executed nothing yet. A description makes one
 // sandbox: it is empty afterwards, and still to be freed.
 //
-// VMM_STATUS_BAD_IMAGE if the program is not a static x86-64 Linux executable.
+// VMM_STATUS_BAD_IMAGE if the program is not a static x86-64 Linux executable. Of a snapshot in a
+// file: VMM_STATUS_SNAPSHOT with the name of the section that was changed or cut, or is larger than
+// allowed; VMM_STATUS_INCOMPATIBLE if it is of another version or thing, or with all that stands in
+// its way (vmm_sandbox_config_check).
 vmm_status vmm_sandbox_new(vmm_sandbox_config *config, vmm_sandbox **sandbox, vmm_error **error);
+
+// Fills `*obstacles` with what stands in the way of vmm_sandbox_new, with what was said so far;
+// the description can be changed and used afterwards. Of one that is no snapshot nothing does.
+//
+// VMM_STATUS_SNAPSHOT and VMM_STATUS_INCOMPATIBLE if the file is no snapshot that this library
+// reads, VMM_STATUS_HOST if it cannot be read.
+vmm_status vmm_sandbox_config_check(vmm_sandbox_config *config,
+                                    vmm_obstacles **obstacles,
+                                    vmm_error **error);
+
+// How many there are.
+size_t vmm_obstacles_size(const vmm_obstacles *obstacles);
+
+// Obstacle `n`, which lives as long as `obstacles`; NULL if there is none.
+const vmm_obstacle *vmm_obstacles_at(const vmm_obstacles *obstacles, size_t n);
+
+// Frees them.
+void vmm_obstacles_free(vmm_obstacles *obstacles);
 
 // A value of VMM_KIND_INT64.
 vmm_value vmm_int64(int64_t integer);
@@ -1183,6 +1245,20 @@ vmm_status vmm_snapshot_fork(const vmm_snapshot *snapshot,
 vmm_status vmm_sandbox_reset(vmm_sandbox *sandbox,
                              const vmm_snapshot *to,
                              vmm_error **error);
+
+// Writes a snapshot to a file, from which vmm_sandbox_config_saved goes on, in another process or
+// on another host. The file appears whole or not at all, and takes the place of one that was there.
+// It is readable for its owner only: it has all that the program has in memory.
+//
+// VMM_STATUS_HOST if it cannot be written, and what was there stays; VMM_STATUS_UNSUPPORTED if the
+// program has a file of the host open that has no name any more; VMM_STATUS_WRONG_STATE if it was
+// interrupted in the middle of an exception: interrupt it again.
+vmm_status vmm_snapshot_save(const vmm_snapshot *snapshot, const char *path, vmm_error **error);
+
+// Opens a file of vmm_snapshot_save, for a program that was lent nothing and asks for no more than
+// what vmm_sandbox_config_saved gives unless told otherwise. Fails as vmm_sandbox_new and
+// vmm_sandbox_snapshot do.
+vmm_status vmm_snapshot_open(const char *path, vmm_snapshot **snapshot, vmm_error **error);
 
 // Frees a snapshot; its forks stay.
 void vmm_snapshot_free(vmm_snapshot *snapshot);

@@ -53,6 +53,8 @@ mod exits;
 
 mod sandbox_config;
 
+mod obstacle;
+
 mod value;
 
 mod sandbox;

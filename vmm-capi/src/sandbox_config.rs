@@ -7,7 +7,7 @@ use std::{
     ops::ControlFlow,
 };
 
-use ::vmm_sandbox::{Access, Builder, HostFunction, Input, Sandbox, Value};
+use ::vmm_sandbox::{Access, Builder, HostFunction, Input, Obstacle, Sandbox, Value};
 use vmm_core::{Error, Result, host::Need};
 
 use crate::{
@@ -24,6 +24,9 @@ use crate::{
 /// MiB of memory, no arguments but the program's name, an empty environment, nothing of the host to
 /// be seen, input empty, output captured, no limit of time.
 pub struct vmm_sandbox_config(Exclusive<Option<Description>>);
+
+/// What there is to say of a description that is empty.
+const USED: &str = "sandbox config: a sandbox was made of it before";
 
 struct Description {
     builder: Result<Builder>,
@@ -45,6 +48,26 @@ impl Description {
         }
         let chosen = backend::choose(self.backend.as_deref(), Need::Program)?;
         builder.hypervisor(chosen.hypervisor).build()
+    }
+
+    /// What stands in the way of `build`, for which it stays as it is.
+    fn check(&mut self) -> Result<Vec<Obstacle>> {
+        let chosen = backend::choose(self.backend.as_deref(), Need::Program)?;
+        self.add(|builder| Ok(builder.hypervisor(chosen.hypervisor)));
+        match &self.builder {
+            Ok(builder) => builder.check(),
+            Err(error) => {
+                let same = Err(Error::new(error.kind(), error.to_string()));
+                std::mem::replace(&mut self.builder, same).map(|_| Vec::new())
+            }
+        }
+    }
+}
+
+impl vmm_sandbox_config {
+    pub(crate) fn check(&self) -> Result<Vec<Obstacle>> {
+        let used = || Error::wrong_state(USED);
+        self.0.with(|description| description.as_mut().ok_or_else(used)?.check())
     }
 }
 
@@ -85,6 +108,18 @@ pub unsafe extern "C" fn vmm_sandbox_config_image(
     made(|| describe(image.map(|image| Sandbox::image(image.to_vec()))))
 }
 
+/// The description of a sandbox that goes on where the snapshot in this file (vmm_snapshot_save)
+/// stood, in the state it had, with random numbers of its own.
+///
+/// It is given again what is not in the file, as to a program: limits, functions of the host,
+/// standard streams, directories. What it has is its own: arguments, environment, user. The file is
+/// not trusted, and may take no more than the description allows.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmm_sandbox_config_saved(path: *const c_char) -> *mut vmm_sandbox_config {
+    // SAFETY: the header's rules.
+    made(|| describe(unsafe { pass::path(path, "path") }.map(Sandbox::saved)))
+}
+
 /// Frees a description, with what no sandbox has.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vmm_sandbox_config_free(config: *mut vmm_sandbox_config) {
@@ -105,6 +140,17 @@ pub unsafe extern "C" fn vmm_sandbox_config_set_backend(
             Ok(name) => description.backend = Some(name.to_owned()),
             Err(error) => description.add(|_| Err(error)),
         });
+    }
+}
+
+/// The caller knows that the program of a snapshot uses no instruction beyond the first x86-64
+/// processors' (SSE2), whatever it was shown of the one it ran on. Without this it may have used
+/// everything, and goes on only where that is.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmm_sandbox_config_set_baseline_only(config: *mut vmm_sandbox_config) {
+    // SAFETY: the header's rules.
+    unsafe {
+        change(config, |description| description.add(|builder| Ok(builder.baseline_only())));
     }
 }
 
@@ -388,7 +434,10 @@ pub unsafe extern "C" fn vmm_sandbox_config_add_host_fn(
 /// Makes the sandbox; its program is loaded and has executed nothing yet. A description makes one
 /// sandbox: it is empty afterwards, and still to be freed.
 ///
-/// VMM_STATUS_BAD_IMAGE if the program is not a static x86-64 Linux executable.
+/// VMM_STATUS_BAD_IMAGE if the program is not a static x86-64 Linux executable. Of a snapshot in a
+/// file: VMM_STATUS_SNAPSHOT with the name of the section that was changed or cut, or is larger than
+/// allowed; VMM_STATUS_INCOMPATIBLE if it is of another version or thing, or with all that stands in
+/// its way (vmm_sandbox_config_check).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vmm_sandbox_new(
     config: *mut vmm_sandbox_config,
@@ -400,8 +449,7 @@ pub unsafe extern "C" fn vmm_sandbox_new(
         guard(error, || {
             pass::fill(sandbox, "sandbox", std::ptr::null_mut())?;
             let config = pass::object(config, "config")?;
-            let used = "sandbox config: a sandbox was made of it before";
-            let built = config.0.use_up(used, Description::build)?;
+            let built = config.0.use_up(USED, Description::build)?;
             pass::fill(sandbox, "sandbox", pass::give(vmm_sandbox::new(built)))
         })
     }

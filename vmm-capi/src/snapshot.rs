@@ -2,6 +2,8 @@
 
 #![expect(unsafe_code, reason = "what C passes are pointers")]
 
+use std::ffi::c_char;
+
 use ::vmm_sandbox::Snapshot;
 use vmm_core::Result;
 
@@ -77,6 +79,47 @@ pub unsafe extern "C" fn vmm_sandbox_reset(
             let to = pass::object(to, "to")?;
             let sandbox = pass::object(sandbox, "sandbox")?;
             to.with(|to| sandbox.reset(to))
+        })
+    }
+}
+
+/// Writes a snapshot to a file, from which vmm_sandbox_config_saved goes on, in another process or
+/// on another host. The file appears whole or not at all, and takes the place of one that was there.
+/// It is readable for its owner only: it has all that the program has in memory.
+///
+/// VMM_STATUS_HOST if it cannot be written, and what was there stays; VMM_STATUS_UNSUPPORTED if the
+/// program has a file of the host open that has no name any more; VMM_STATUS_WRONG_STATE if it was
+/// interrupted in the middle of an exception: interrupt it again.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmm_snapshot_save(
+    snapshot: *const vmm_snapshot,
+    path: *const c_char,
+    error: *mut *mut vmm_error,
+) -> vmm_status {
+    // SAFETY: the header's rules.
+    unsafe {
+        guard(error, || {
+            let path = pass::path(path, "path")?;
+            pass::object(snapshot, "snapshot")?.with(|snapshot| snapshot.save(path))
+        })
+    }
+}
+
+/// Opens a file of vmm_snapshot_save, for a program that was lent nothing and asks for no more than
+/// what vmm_sandbox_config_saved gives unless told otherwise. Fails as vmm_sandbox_new and
+/// vmm_sandbox_snapshot do.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmm_snapshot_open(
+    path: *const c_char,
+    snapshot: *mut *mut vmm_snapshot,
+    error: *mut *mut vmm_error,
+) -> vmm_status {
+    // SAFETY: the header's rules.
+    unsafe {
+        guard(error, || {
+            pass::fill(snapshot, "snapshot", std::ptr::null_mut())?;
+            let opened = Snapshot::open(pass::path(path, "path")?)?;
+            pass::fill(snapshot, "snapshot", pass::give(vmm_snapshot::new(opened)))
         })
     }
 }

@@ -103,11 +103,16 @@ fn a_device_in_c_drives_a_guest() {
 
 /// Compiles the program that the examples call.
 fn program(directory: &Path) -> PathBuf {
+    program_of("examples/guests/hostcall.c", directory)
+}
+
+/// Compiles a program for sandboxes.
+fn program_of(source: &str, directory: &Path) -> PathBuf {
     let guest = directory.join("guest");
     run(Command::new("cc")
         .args(["-static", "-O1"])
         .arg(format!("-I{ROOT}/vmm-sandbox/guest/include"))
-        .arg(format!("{ROOT}/examples/guests/hostcall.c"))
+        .arg(format!("{ROOT}/{source}"))
         .arg("-o")
         .arg(&guest));
     guest
@@ -206,6 +211,14 @@ fn pools_lend_and_take_back() {
     let directory = tempfile::tempdir().unwrap();
     let pool = compile("vmm-capi/tests/pool.c", directory.path());
     println!("pool: {}", text(&run(Command::new(pool).arg(program(directory.path())))));
+}
+
+#[test]
+fn snapshots_go_to_files_and_come_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let guest = program_of("vmm-capi/tests/guests/adder.c", directory.path());
+    let saved = compile("vmm-capi/tests/saved.c", directory.path());
+    println!("saved: {}", text(&run(Command::new(saved).arg(guest).arg(directory.path()))));
 }
 
 #[test]

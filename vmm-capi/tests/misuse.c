@@ -127,6 +127,7 @@ static void null_is_refused_everywhere(void)
     vmm_machine *machine;
     vmm_sandbox *sandbox;
     vmm_snapshot *snapshot;
+    vmm_obstacles *obstacles;
     vmm_outcome outcome;
     vmm_device *device;
     vmm_event event;
@@ -209,6 +210,16 @@ static void null_is_refused_everywhere(void)
     FAILS(vmm_sandbox_snapshot(NULL, &snapshot, &error), VMM_STATUS_BAD_CONFIG, "sandbox is NULL");
     FAILS(vmm_sandbox_reset(NULL, NULL, &error), VMM_STATUS_BAD_CONFIG, "to is NULL");
     FAILS(vmm_snapshot_fork(NULL, &sandbox, &error), VMM_STATUS_BAD_CONFIG, "snapshot is NULL");
+    FAILS(vmm_snapshot_save(NULL, "p", &error), VMM_STATUS_BAD_CONFIG, "snapshot is NULL");
+    FAILS(vmm_snapshot_save(NULL, NULL, &error), VMM_STATUS_BAD_CONFIG, "path is NULL");
+    FAILS(vmm_snapshot_open(NULL, &snapshot, &error), VMM_STATUS_BAD_CONFIG, "path is NULL");
+    FAILS(vmm_snapshot_open("no/such/file", NULL, &error), VMM_STATUS_BAD_CONFIG, "snapshot is NULL");
+    FAILS(vmm_snapshot_open("/dev/null", &snapshot, &error), VMM_STATUS_SNAPSHOT, "not a regular file");
+    FAILS(vmm_sandbox_config_check(NULL, &obstacles, &error), VMM_STATUS_BAD_CONFIG, "config is NULL");
+    FAILS(vmm_sandbox_config_check(NULL, NULL, &error), VMM_STATUS_BAD_CONFIG, "obstacles is NULL");
+    CHECK(vmm_obstacles_size(NULL) == 0 && vmm_obstacles_at(NULL, 0) == NULL);
+    vmm_sandbox_config_set_baseline_only(NULL);
+    vmm_obstacles_free(NULL);
     vmm_snapshot_free(NULL);
     null_is_refused_by_devices_too();
     /* And nobody has to look at the error. */
@@ -432,6 +443,7 @@ static void sandboxes_say_what_is_wrong(void)
 {
     struct model model = {NULL, 0, 0, 0};
     vmm_sandbox *sandbox;
+    vmm_obstacles *obstacles;
     vmm_sandbox_config *config = vmm_sandbox_config_program("no/such/program");
     vmm_sandbox_config_add_host_fn(config, "f", refuses, &model, model_drop);
     FAILS(vmm_sandbox_new(config, &sandbox, &error), VMM_STATUS_HOST, "no/such/program");
@@ -445,6 +457,20 @@ static void sandboxes_say_what_is_wrong(void)
 
     config = vmm_sandbox_config_image(NULL, 9);
     FAILS(vmm_sandbox_new(config, &sandbox, &error), VMM_STATUS_BAD_CONFIG, "data is NULL");
+    vmm_sandbox_config_free(config);
+
+    config = vmm_sandbox_config_saved(NULL);
+    FAILS(vmm_sandbox_config_check(config, &obstacles, &error), VMM_STATUS_BAD_CONFIG, "path is NULL");
+    FAILS(vmm_sandbox_new(config, &sandbox, &error), VMM_STATUS_BAD_CONFIG, "path is NULL");
+    vmm_sandbox_config_free(config);
+
+    /* Of a program that is started nothing stands in the way. */
+    config = vmm_sandbox_config_image("#!/bin/sh", 9);
+    WORKS(vmm_sandbox_config_check(config, &obstacles, &error));
+    CHECK(vmm_obstacles_size(obstacles) == 0 && vmm_obstacles_at(obstacles, 0) == NULL);
+    vmm_obstacles_free(obstacles);
+    vmm_sandbox_config_set_backend(config, "steam");
+    FAILS(vmm_sandbox_config_check(config, &obstacles, &error), VMM_STATUS_BAD_CONFIG, "steam");
     vmm_sandbox_config_free(config);
 
     config = vmm_sandbox_config_program(NULL);

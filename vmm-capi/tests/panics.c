@@ -28,6 +28,7 @@ struct objects {
     vmm_sandbox *sandbox, *new_sandbox;
     vmm_canceller *canceller, *new_canceller;
     vmm_snapshot *snapshot, *new_snapshot;
+    vmm_obstacles *obstacles, *new_obstacles;
     vmm_pool *pool, *new_pool;
     vmm_error *failure;
     vmm_status status;
@@ -47,7 +48,7 @@ struct objects {
 static const uint8_t halts[] = {0xf4};
 static const char *program, *guest;
 static vmm_snapshot *warm;
-static char directory[] = "/tmp/vmm-panics-XXXXXX", base[64], top[64];
+static char directory[] = "/tmp/vmm-panics-XXXXXX", base[64], top[64], lent[64], alone[64], another[64];
 
 static int32_t device_read(void *user, uint32_t window, uint64_t offset, uint8_t *data, size_t size)
 {
@@ -115,6 +116,19 @@ static vmm_sandbox_config *application(void *user)
     return app;
 }
 
+/* Starts the program; with the function of the host, or without. */
+static vmm_snapshot *started(vmm_sandbox_config *app)
+{
+    vmm_sandbox *sandbox;
+    vmm_snapshot *snapshot;
+    WORKS(vmm_sandbox_new(app, &sandbox, &error));
+    vmm_sandbox_config_free(app);
+    WORKS(vmm_sandbox_start(sandbox, NULL, &error));
+    WORKS(vmm_sandbox_snapshot(sandbox, &snapshot, &error));
+    vmm_sandbox_free(sandbox);
+    return snapshot;
+}
+
 static void make(struct objects *o)
 {
     vmm_config *config = description();
@@ -143,6 +157,10 @@ static void make(struct objects *o)
     WORKS(vmm_machine_exits(o->machine, &o->exits, &error));
     WORKS(vmm_probe(&o->report, &error));
     WORKS(vmm_inspect(guest, &o->inspection, &error));
+    o->app = vmm_sandbox_config_saved(lent);
+    WORKS(vmm_sandbox_config_check(o->app, &o->obstacles, &error));
+    CHECK(vmm_obstacles_size(o->obstacles) == 1);
+    vmm_sandbox_config_free(o->app);
     o->app = application(NULL);
     WORKS(vmm_snapshot_fork(warm, &o->sandbox, &error));
     o->canceller = vmm_sandbox_canceller(o->sandbox);
@@ -153,7 +171,7 @@ static void make(struct objects *o)
 
 static void release(struct objects *o)
 {
-    unlink(top);
+    unlink(top), unlink(another);
     vmm_set_log(0, NULL, NULL, NULL, NULL);
     vmm_config_free(o->config), vmm_config_free(o->new_config);
     vmm_machine_free(o->machine), vmm_machine_free(o->new_machine);
@@ -171,6 +189,7 @@ static void release(struct objects *o)
     vmm_sandbox_free(o->sandbox), vmm_sandbox_free(o->new_sandbox);
     vmm_canceller_free(o->canceller), vmm_canceller_free(o->new_canceller);
     vmm_snapshot_free(o->snapshot), vmm_snapshot_free(o->new_snapshot);
+    vmm_obstacles_free(o->obstacles), vmm_obstacles_free(o->new_obstacles);
     vmm_pool_free(o->pool), vmm_pool_free(o->new_pool);
     vmm_error_free(o->failure);
 }
@@ -279,6 +298,12 @@ static void release(struct objects *o)
     GIVES(vmm_sandbox_config_program, new_app, program)                                            \
     GIVES(vmm_sandbox_config_image, new_app, "image", 5)                                           \
     FREES(vmm_sandbox_config_free, app)                                                            \
+    GIVES(vmm_sandbox_config_saved, new_app, lent)                                                 \
+    TELLS(vmm_sandbox_config_set_baseline_only, o->app)                                            \
+    FAILS_(vmm_sandbox_config_check, o->app, &o->new_obstacles)                                    \
+    TELLS(vmm_obstacles_size, o->obstacles)                                                        \
+    TELLS(vmm_obstacles_at, o->obstacles, 0)                                                       \
+    FREES(vmm_obstacles_free, obstacles)                                                           \
     TELLS(vmm_sandbox_config_set_backend, o->app, "auto")                                          \
     TELLS(vmm_sandbox_config_add_arg, o->app, "a")                                                 \
     TELLS(vmm_sandbox_config_add_env, o->app, "a", "b")                                            \
@@ -308,6 +333,8 @@ static void release(struct objects *o)
     FAILS_(vmm_sandbox_snapshot, o->sandbox, &o->new_snapshot)                                     \
     FAILS_(vmm_snapshot_fork, o->snapshot, &o->new_sandbox)                                        \
     FAILS_(vmm_sandbox_reset, o->sandbox, o->snapshot)                                             \
+    FAILS_(vmm_snapshot_save, o->snapshot, another)                                                \
+    FAILS_(vmm_snapshot_open, alone, &o->new_snapshot)                                             \
     FREES(vmm_snapshot_free, snapshot)                                                             \
     FAILS_(vmm_pool_new, o->snapshot, 1, &o->new_pool)                                             \
     FAILS_(vmm_pool_take, o->pool, VMM_FOREVER, &o->new_sandbox)                                   \
@@ -352,7 +379,8 @@ static const char *const in_callbacks[] = {
 static const char *const poisoned_by[] = {
     "vmm_machine_new", "vmm_machine_run", "vmm_machine_reset", "vmm_machine_write", "vmm_machine_set_regs",
     "vmm_device_add_ports", "vmm_disk_resize", "vmm_virtio_add_source", "vmm_sandbox_new", "vmm_sandbox_start",
-    "vmm_sandbox_call", "vmm_sandbox_reset", "vmm_snapshot_fork", "vmm_pool_take",
+    "vmm_sandbox_call", "vmm_sandbox_reset", "vmm_sandbox_config_check", "vmm_snapshot_fork", "vmm_snapshot_save",
+    "vmm_pool_take",
 };
 
 static bool is_in(const char *name, const char *const *list, size_t count)
@@ -497,8 +525,7 @@ int main(int argc, char **argv)
 {
     static const vmm_testing_access script[] = {{4, 1, 0, 0}};
     static const char zeros[4096];
-    vmm_sandbox_config *app;
-    vmm_sandbox *sandbox;
+    vmm_snapshot *bare;
     size_t count = sizeof entries / sizeof *entries, n;
     uint32_t places = 0, place;
     FILE *file;
@@ -514,15 +541,17 @@ int main(int argc, char **argv)
     program = argv[1], guest = argv[2];
     snprintf(base, sizeof base, "%s/base", directory);
     snprintf(top, sizeof top, "%s/top", directory);
+    snprintf(lent, sizeof lent, "%s/lent", directory);
+    snprintf(alone, sizeof alone, "%s/alone", directory);
+    snprintf(another, sizeof another, "%s/another", directory);
     file = fopen(base, "wb");
     CHECK(file && fwrite(zeros, sizeof zeros, 1, file) == 1 && fclose(file) == 0);
     WORKS(vmm_testing_script(script, 1, &error));
-    app = application(NULL);
-    WORKS(vmm_sandbox_new(app, &sandbox, &error));
-    vmm_sandbox_config_free(app);
-    WORKS(vmm_sandbox_start(sandbox, NULL, &error));
-    WORKS(vmm_sandbox_snapshot(sandbox, &warm, &error));
-    vmm_sandbox_free(sandbox);
+    warm = started(application(NULL));
+    WORKS(vmm_snapshot_save(warm, lent, &error));
+    bare = started(vmm_sandbox_config_program(program));
+    WORKS(vmm_snapshot_save(bare, alone, &error));
+    vmm_snapshot_free(bare);
 
     for (n = 0; n < count; n++) {
         for (place = 1; panics(&entries[n], place); place++)
@@ -533,7 +562,7 @@ int main(int argc, char **argv)
     }
     callbacks();
     vmm_snapshot_free(warm);
-    unlink(base);
+    unlink(base), unlink(lent), unlink(alone);
     rmdir(directory);
     printf("%u panics, %d checks\n", places, checks);
     return 0;

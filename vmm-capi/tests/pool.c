@@ -25,7 +25,8 @@ static int64_t score(vmm_sandbox *sandbox, const char *words)
     return result.integer;
 }
 
-static void a_child_has_nothing(vmm_pool *pool, vmm_sandbox *sandbox, vmm_snapshot *snapshot)
+/* `saved` is where no file is. */
+static void a_child_has_nothing(vmm_pool *pool, vmm_sandbox *sandbox, vmm_snapshot *snapshot, const char *saved)
 {
     int status;
     pid_t child = fork();
@@ -40,6 +41,8 @@ static void a_child_has_nothing(vmm_pool *pool, vmm_sandbox *sandbox, vmm_snapsh
         FAILS(vmm_sandbox_snapshot(sandbox, &copy, &error), VMM_STATUS_WRONG_PROCESS, "fork");
         FAILS(vmm_sandbox_reset(sandbox, snapshot, &error), VMM_STATUS_WRONG_PROCESS, "fork");
         FAILS(vmm_snapshot_fork(snapshot, &other, &error), VMM_STATUS_WRONG_PROCESS, "fork");
+        FAILS(vmm_snapshot_save(snapshot, saved, &error), VMM_STATUS_WRONG_PROCESS, "fork");
+        CHECK(access(saved, F_OK) != 0);
         vmm_sandbox_free(sandbox);
         vmm_pool_free(pool);
         vmm_snapshot_free(snapshot);
@@ -57,7 +60,7 @@ int main(int argc, char **argv)
     vmm_pool_statistics now = {sizeof now, 0, 0, 0, 0, 0, 0};
     vmm_sandbox_statistics used = {sizeof used, 0, 0};
     vmm_sandbox_config *config;
-    char calls[256];
+    char calls[256], saved[512];
     size_t size;
 
     CHECK(argc == 2);
@@ -83,7 +86,8 @@ int main(int argc, char **argv)
     CHECK(vmm_error_os(error) == ETIMEDOUT);
     vmm_error_free(error);
     FAILS(vmm_pool_take(pool, 1000000, &third, &error), VMM_STATUS_HOST, "in use");
-    a_child_has_nothing(pool, second, warm);
+    CHECK(snprintf(saved, sizeof saved, "%s.saved", argv[1]) < (int)sizeof saved);
+    a_child_has_nothing(pool, second, warm, saved);
     vmm_sandbox_free(first);
     WORKS(vmm_pool_take(pool, VMM_FOREVER, &third, &error));
     CHECK(score(third, "again") == 5);

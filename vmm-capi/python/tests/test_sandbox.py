@@ -1,5 +1,6 @@
 """Sandboxes: programs, calls, functions of the host, forks."""
 
+import errno
 import os
 import subprocess
 import threading
@@ -59,9 +60,14 @@ def program(tmp_path_factory):
 
 
 @pytest.fixture(params=["auto", "soft"])
-def ready(program, request):
+def backend(request):
+    return request.param
+
+
+@pytest.fixture
+def ready(program, backend):
     with vmm.Sandbox(
-        program, functions={"twice": lambda n: 2 * n}, backend=request.param, timeout=600
+        program, functions={"twice": lambda n: 2 * n}, backend=backend, timeout=600
     ) as sandbox:
         assert sandbox.start().ending is vmm.Ending.READY
         yield sandbox
@@ -114,6 +120,59 @@ def test_forks_and_resets(ready):
     children[2].reset(warm)
     assert children[2].call("count", 10) == 11
     assert ready.call("count", 1) == 2
+
+
+def test_a_snapshot_goes_to_a_file_and_comes_back(ready, backend, tmp_path):
+    saved = tmp_path / "warm.vmm"
+    assert ready.call("count", 30) == 30
+    ready.snapshot().save(saved)
+    assert ready.call("count", 1) == 31
+    (missing,) = vmm.Snapshot.check(saved, backend=backend)
+    assert (missing.kind, missing.name) == (vmm.ObstacleKind.FUNCTION, "twice")
+    assert str(missing) == 'no host function "twice" was given'
+    with pytest.raises(vmm.Incompatible, match='warm.vmm.*"twice"'):
+        vmm.Sandbox.saved(saved, backend=backend)
+    with pytest.raises(vmm.Incompatible, match='"twice"'):
+        vmm.Snapshot.open(saved)
+
+    lent = {"functions": {"twice": lambda n: 3 * n}, "backend": backend}
+    assert vmm.Snapshot.check(saved, **lent) == []
+    with vmm.Sandbox.saved(saved, timeout=600, **lent) as opened:
+        assert opened.call("count", 1) == 31
+        assert opened.call("ask", 2) == 6
+        with opened.snapshot().fork() as child:
+            assert child.call("count", 1) == 32
+
+
+def test_a_snapshot_that_needs_nothing_is_opened(program, tmp_path):
+    saved = tmp_path / "warm.vmm"
+    sandbox = vmm.Sandbox(program)
+    sandbox.start()
+    sandbox.call("count", 5)
+    sandbox.snapshot().save(str(saved))
+    opened = vmm.Snapshot.open(os.fsencode(saved))
+    assert [opened.fork().call("count", n) for n in (1, 2)] == [6, 7]
+    # On the CPU in software there may be less than the host has.
+    found = vmm.Snapshot.check(saved, backend="soft", baseline_only=True)
+    assert all(one.kind is not vmm.ObstacleKind.FEATURE for one in found)
+
+
+def test_a_file_that_was_changed_or_is_missing_is_refused(program, tmp_path):
+    saved = tmp_path / "warm.vmm"
+    sandbox = vmm.Sandbox(program)
+    sandbox.snapshot().save(saved)
+    data = bytearray(saved.read_bytes())
+    data[-1] ^= 1  # Of the last section.
+    changed = tmp_path / "changed.vmm"
+    changed.write_bytes(data)
+    for open_it in (vmm.Snapshot.open, vmm.Snapshot.check, vmm.Sandbox.saved):
+        with pytest.raises(vmm.SnapshotError, match="changed.vmm: section 'pages'"):
+            open_it(changed)
+        with pytest.raises(vmm.HostError, match="missing.vmm") as raised:
+            open_it(tmp_path / "missing.vmm")
+        assert raised.value.errno == errno.ENOENT
+    with pytest.raises(vmm.HostError, match="no/such"):
+        sandbox.snapshot().save(tmp_path / "no/such")
 
 
 def test_time_runs_out_and_the_sandbox_comes_back(program):

@@ -31,6 +31,7 @@ from .disk import Disk, DiskStatistics
 from .library import version
 from .log import log_to
 from .machine import Elf64, Exits, Linux, LongMode, Machine, Multiboot, Pvh, RealMode
+from .obstacle import Obstacle, ObstacleKind
 from .outcome import Cause, Ending, Outcome, State
 from .pool import Pool, PoolStatistics
 from .probe import Inspection, KvmKind, Report, Way, inspect, probe
@@ -64,6 +65,8 @@ __all__ = [
     "Multiboot",
     "NoHypervisor",
     "NotFound",
+    "Obstacle",
+    "ObstacleKind",
     "Outcome",
     "Poisoned",
     "Pool",

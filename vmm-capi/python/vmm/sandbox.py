@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import threading
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
 
 from .error import call
 from .library import Kept, ffi, lib, nanoseconds, path, text
+from .obstacle import Obstacle, in_the_way
 from .outcome import Outcome
 
 PathName = Union[str, bytes, "os.PathLike[str]"]
@@ -16,6 +17,8 @@ PathName = Union[str, bytes, "os.PathLike[str]"]
 Argument = Union[bool, int, float, str, bytes, bytearray]
 #: What functions of the host take and give.
 Value = Union[None, int, float, bytes]
+#: Directories of the host: (directory, where the program finds it, whether it may write).
+Mounts = Sequence[Tuple[PathName, str, bool]]
 
 
 class int32:
@@ -84,7 +87,7 @@ class Sandbox:
         stdin: Union[bytes, int] = b"",
         stdout: Optional[int] = None,
         stderr: Optional[int] = None,
-        mounts: "Sequence[Tuple[PathName, str, bool]]" = (),
+        mounts: Mounts = (),
         user: Optional[Tuple[int, int]] = None,
         functions: "Optional[Mapping[str, Callable[..., Any]]]" = None,
     ) -> None:
@@ -93,37 +96,53 @@ class Sandbox:
         else:
             made = lib.vmm_sandbox_config_program(path(program))
         config = ffi.gc(made, lib.vmm_sandbox_config_free)
-        lib.vmm_sandbox_config_set_backend(config, backend.encode())
         for argument in args or ():
             lib.vmm_sandbox_config_add_arg(config, os.fsencode(argument))
         for name, value in (env or {}).items():
             lib.vmm_sandbox_config_add_env(config, os.fsencode(name), os.fsencode(value))
-        for setting, setter in (
-            (memory, lib.vmm_sandbox_config_set_memory),
-            (output_limit, lib.vmm_sandbox_config_set_output_limit),
-            (file_limit, lib.vmm_sandbox_config_set_file_limit),
-        ):
-            if setting is not None:
-                setter(config, setting)
-        lib.vmm_sandbox_config_set_timeout(config, nanoseconds(timeout))
-        lib.vmm_sandbox_config_set_cpu_time(config, nanoseconds(cpu_time))
-        if isinstance(stdin, bytes):
-            lib.vmm_sandbox_config_set_stdin(config, stdin, len(stdin))
-        streams = (stdin if isinstance(stdin, int) else None, stdout, stderr)
-        lib.vmm_sandbox_config_set_stdio(config, *(-1 if fd is None else fd for fd in streams))
-        for directory, at, writable in mounts:
-            lib.vmm_sandbox_config_add_mount(config, path(directory), os.fsencode(at), writable)
         if user is not None:
             lib.vmm_sandbox_config_set_user(config, *user)
-        for name, function in (functions or {}).items():
-            kept = Kept.keep(function)
-            lib.vmm_sandbox_config_add_host_fn(
-                config, name.encode(), _host_function, kept, Kept.drop
-            )
-        lib.vmm_sandbox_config_set_interruptible(config, _ask, ffi.NULL, ffi.NULL)
-        sandbox = ffi.new("vmm_sandbox **")
-        call(lib.vmm_sandbox_new, config, sandbox)
-        self._of(sandbox[0])
+        _allow(config, backend, memory, file_limit, mounts)
+        _limit(config, timeout, cpu_time, output_limit)
+        _connect(config, stdin, stdout, stderr)
+        _offer(config, functions or {})
+        self._of(_made(config))
+
+    @classmethod
+    def saved(
+        cls,
+        path: PathName,
+        *,
+        backend: str = "auto",
+        memory: Optional[int] = None,
+        timeout: Optional[float] = None,
+        cpu_time: Optional[float] = None,
+        output_limit: Optional[int] = None,
+        file_limit: Optional[int] = None,
+        stdin: Union[bytes, int] = b"",
+        stdout: Optional[int] = None,
+        stderr: Optional[int] = None,
+        mounts: Mounts = (),
+        functions: "Optional[Mapping[str, Callable[..., Any]]]" = None,
+        baseline_only: bool = False,
+    ) -> Sandbox:
+        """A sandbox that goes on where the snapshot in this file (`Snapshot.save`) stood.
+
+        It is given again what is not in the file: limits, functions, streams, directories;
+        `Snapshot.check` says what is missing. With `baseline_only` the caller knows that the program
+        uses no instruction beyond the first x86-64 processors' (SSE2), whatever it was shown.
+
+        `SnapshotError` names the section of a file that was changed, cut, or is larger than allowed;
+        `Incompatible` names all that stands in the way.
+        """
+        config = _saved(path, baseline_only)
+        _allow(config, backend, memory, file_limit, mounts)
+        _limit(config, timeout, cpu_time, output_limit)
+        _connect(config, stdin, stdout, stderr)
+        _offer(config, functions or {})
+        sandbox = cls.__new__(cls)
+        sandbox._of(_made(config))
+        return sandbox
 
     def _of(self, sandbox: Any) -> None:
         self._sandbox = ffi.gc(sandbox, lib.vmm_sandbox_free)
@@ -250,6 +269,97 @@ class Snapshot:
         sandbox = Sandbox.__new__(Sandbox)
         sandbox._of(made[0])
         return sandbox
+
+    def save(self, path: PathName) -> None:
+        """Writes it to a file, for `Sandbox.saved` and `Snapshot.open`, in another process or on another
+        host. The file appears whole or not at all, and is readable for its owner only: it has all that
+        the program has in memory.
+        """
+        call(lib.vmm_snapshot_save, self._snapshot, os.fsencode(path))
+
+    @classmethod
+    def open(cls, path: PathName) -> Snapshot:
+        """Opens a file of `save`, for a program that needs no functions, directories or limits but
+        those that `Sandbox.saved` gives unless told otherwise.
+        """
+        made = ffi.new("vmm_snapshot **")
+        call(lib.vmm_snapshot_open, os.fsencode(path), made)
+        return cls(made[0])
+
+    @staticmethod
+    def check(
+        path: PathName,
+        *,
+        backend: str = "auto",
+        memory: Optional[int] = None,
+        file_limit: Optional[int] = None,
+        mounts: Mounts = (),
+        functions: Iterable[str] = (),
+        baseline_only: bool = False,
+    ) -> List[Obstacle]:
+        """What stands in the way of `Sandbox.saved` here, if it is given this; `functions` are names."""
+        config = _saved(path, baseline_only)
+        _allow(config, backend, memory, file_limit, mounts)
+        for name in functions:
+            # Never called: the description makes no sandbox.
+            lib.vmm_sandbox_config_add_host_fn(
+                config, name.encode(), _host_function, ffi.NULL, ffi.NULL
+            )
+        return in_the_way(config)
+
+
+def _saved(path: PathName, baseline_only: bool) -> Any:
+    """The description of a sandbox that goes on from a file."""
+    made = lib.vmm_sandbox_config_saved(os.fsencode(path))
+    config = ffi.gc(made, lib.vmm_sandbox_config_free)
+    if baseline_only:
+        lib.vmm_sandbox_config_set_baseline_only(config)
+    return config
+
+
+def _allow(
+    config: Any, backend: str, memory: Optional[int], file_limit: Optional[int], mounts: Mounts
+) -> None:
+    """What runs it, what it may take, and what it may see of the host."""
+    lib.vmm_sandbox_config_set_backend(config, backend.encode())
+    if memory is not None:
+        lib.vmm_sandbox_config_set_memory(config, memory)
+    if file_limit is not None:
+        lib.vmm_sandbox_config_set_file_limit(config, file_limit)
+    for directory, at, writable in mounts:
+        lib.vmm_sandbox_config_add_mount(config, path(directory), os.fsencode(at), writable)
+
+
+def _limit(
+    config: Any, timeout: Optional[float], cpu_time: Optional[float], output: Optional[int]
+) -> None:
+    lib.vmm_sandbox_config_set_timeout(config, nanoseconds(timeout))
+    lib.vmm_sandbox_config_set_cpu_time(config, nanoseconds(cpu_time))
+    if output is not None:
+        lib.vmm_sandbox_config_set_output_limit(config, output)
+
+
+def _connect(
+    config: Any, stdin: Union[bytes, int], stdout: Optional[int], stderr: Optional[int]
+) -> None:
+    if isinstance(stdin, bytes):
+        lib.vmm_sandbox_config_set_stdin(config, stdin, len(stdin))
+    streams = (stdin if isinstance(stdin, int) else None, stdout, stderr)
+    lib.vmm_sandbox_config_set_stdio(config, *(-1 if fd is None else fd for fd in streams))
+
+
+def _offer(config: Any, functions: "Mapping[str, Callable[..., Any]]") -> None:
+    """The functions that it can call, and Python's signal handlers."""
+    for name, function in functions.items():
+        kept = Kept.keep(function)
+        lib.vmm_sandbox_config_add_host_fn(config, name.encode(), _host_function, kept, Kept.drop)
+    lib.vmm_sandbox_config_set_interruptible(config, _ask, ffi.NULL, ffi.NULL)
+
+
+def _made(config: Any) -> Any:
+    made = ffi.new("vmm_sandbox **")
+    call(lib.vmm_sandbox_new, config, made)
+    return made[0]
 
 
 def _pass(value: Any, argument: Argument) -> Any:
