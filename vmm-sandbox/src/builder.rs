@@ -183,7 +183,7 @@ impl Builder {
     ///
     /// The stack is an eighth of it, at most 8 MiB.
     pub fn memory(mut self, bytes: u64) -> Self {
-        self.memory = bytes;
+        self.memory = bytes.checked_next_multiple_of(PAGE).unwrap_or(u64::MAX);
         self
     }
 
@@ -287,8 +287,7 @@ impl Builder {
     /// `BadImage` if the program is not a static x86-64 Linux program; `BadConfig` if it does not
     /// fit the memory, or a setting is out of range; `Host` if its file or a directory cannot be
     /// opened, or the host gives no VM; `NoHypervisor` if there is none.
-    pub fn build(mut self) -> Result<Sandbox> {
-        self.memory = self.memory.checked_next_multiple_of(PAGE).unwrap_or(u64::MAX);
+    pub fn build(self) -> Result<Sandbox> {
         let memory = self.memory;
         if !(LEAST_MEMORY..=MOST_MEMORY).contains(&memory) {
             let message = format!("{memory} bytes of memory: 1 MiB to 64 TiB can be given");
