@@ -17,6 +17,7 @@ table:
         .quad   syscall_ring0_done
         .quad   syscall_ring3
         .quad   syscall_ring3_trap
+        .quad   syscall_ring3_done
         .quad   breakpoint
         .quad   breakpoint_done
         .quad   edit
@@ -40,7 +41,12 @@ syscall_ring0_done:
 // there into ring 0. FMASK is 0, so the flags never changed, and there is nothing to restore but RIP.
 syscall_ring3:
         int3
+// Only a processor that was put here by its state comes here in ring 3: that KVM does not say that
+// the trap was on its way.
 syscall_ring3_trap:
+        jmp     syscall_ring3
+// Where the host has IRETQ go.
+syscall_ring3_done:
         jmp     *%rcx
 
 // The handler of that INT3, in ring 0.

@@ -366,12 +366,20 @@ impl Cpu {
         let regs = self.vcpu.regs()?;
         if self.entry == Entry::Trap
             && let Some([rip, ..]) = self.stub.frame(space, regs.rsp)
-            && rip != self.stub.at.syscall_ring3_trap
         {
-            // An INT3 of the program's own.
-            let rip = rip.wrapping_sub(1);
-            let vector = stub::BREAKPOINT;
-            return Ok(Event::Exception(Exception { vector, error_code: 0, rip, address: None }));
+            if rip != self.stub.at.syscall_ring3_trap {
+                // An INT3 of the program's own.
+                let rip = rip.wrapping_sub(1);
+                let vector = stub::BREAKPOINT;
+                return Ok(Event::Exception(Exception {
+                    vector,
+                    error_code: 0,
+                    rip,
+                    address: None,
+                }));
+            }
+            // Elsewhere than behind the INT3: where the program stands says whether it was answered.
+            self.stub.redirect(space, regs.rsp, self.stub.at.syscall_ring3_done);
         }
         if regs.rcx == self.stub.at.call_returned {
             return Ok(Event::Return(Returned { integer: regs.rax, float: regs.rdi }));

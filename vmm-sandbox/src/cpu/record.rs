@@ -60,21 +60,28 @@ impl Image {
         let to = |rip, rflags, rsp| Ok(Regs { rip, rflags, rsp, ..*regs });
         let (behind, again) = (regs.rcx, regs.rcx.wrapping_sub(SYSCALL_LEN));
         let frame = self.stub.frame_of(memory, regs.rsp);
-
-        let frame = frame.filter(|[rip, ..]| *rip == at.syscall_ring3_trap);
+        let (asking, answered) = (at.syscall_ring3_trap, at.syscall_ring3_done);
         match (regs.rip, self.state.system.cs.selector & 3, frame) {
             _ if events.exception.is_some() || events.interrupt.is_some() => Err(in_between()),
             (rip, 3, _) if !stub::has_code(rip) => Ok(*regs),
-            (rip, 3, _) if rip == at.syscall_ring3 => to(again, regs.rflags, regs.rsp),
-            (rip, 3, _) if rip == at.syscall_ring3_trap => to(behind, regs.rflags, regs.rsp),
+            (rip, 3, _) if rip == at.syscall_ring3 || rip == asking => {
+                to(again, regs.rflags, regs.rsp)
+            }
+            (rip, 3, _) if rip == answered => to(behind, regs.rflags, regs.rsp),
             (rip, 0, _) if rip == at.enter || rip == at.syscall_ring0_done => {
                 to(behind, regs.r11, regs.rsp)
             }
             (rip, 0, _) if rip == at.syscall_ring0 => to(again, regs.r11, regs.rsp),
-            (rip, 0, Some([.., flags, rsp, _])) if rip == at.breakpoint_done => {
+            (rip, 0, Some([to_rip, _, flags, rsp, _]))
+                if rip == at.breakpoint_done && to_rip == answered =>
+            {
                 to(behind, flags, rsp)
             }
-            (rip, 0, Some([.., flags, rsp, _])) if rip == at.breakpoint => to(again, flags, rsp),
+            (rip, 0, Some([to_rip, _, flags, rsp, _]))
+                if rip == at.breakpoint && to_rip == asking =>
+            {
+                to(again, flags, rsp)
+            }
             _ => Err(in_between()),
         }
     }

@@ -49,6 +49,7 @@ pub(super) struct Addresses {
     pub(super) syscall_ring0_done: u64,
     pub(super) syscall_ring3: u64,
     pub(super) syscall_ring3_trap: u64,
+    pub(super) syscall_ring3_done: u64,
     pub(super) breakpoint: u64,
     pub(super) breakpoint_done: u64,
     pub(super) edit: u64,
@@ -69,6 +70,7 @@ impl Addresses {
             syscall_ring0_done: next(),
             syscall_ring3: next(),
             syscall_ring3_trap: next(),
+            syscall_ring3_done: next(),
             breakpoint: next(),
             breakpoint_done: next(),
             edit: next(),
@@ -155,6 +157,11 @@ impl Stub {
     /// The same in memory as it was at one moment.
     pub(super) fn frame_of(&self, image: &Image, at: u64) -> Option<Frame> {
         frame(at, |offset, bytes| image.read_system(self.data, offset, bytes))
+    }
+
+    /// Has the frame at `at`, which is one of the stub's stack, return to `rip`.
+    pub(super) fn redirect(&self, space: &Space, at: u64, rip: u64) {
+        space.write_system(self.data, at.wrapping_sub(DATA), &rip.to_le_bytes());
     }
 
     /// One word of the stub's stack.
