@@ -48,7 +48,7 @@ fn hung() -> Duration {
     Duration::from_secs(600) + 20 * Duration::from_micros(100) * rounds()
 }
 
-/// How often two vCPUs meet: `VMM_ROUNDS`, or a few times.
+/// How often vCPUs meet: `VMM_ROUNDS`, or a few times.
 fn rounds() -> u32 {
     env::var("VMM_ROUNDS").map_or(2_000, |rounds| rounds.parse().expect("a number"))
 }
@@ -156,6 +156,7 @@ bodies! {
     a_slot_may_start_inside_its_region
     a_triple_fault_is_a_fault_exit
     accesses_across_the_end_of_ram_are_cut_there
+    all_see_stores_of_others_in_one_order
     an_edge_at_a_masked_pic_pin_waits
     an_edge_interrupts_once
     an_interrupt_in_service_yields_only_to_more_urgent_ones

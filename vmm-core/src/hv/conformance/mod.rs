@@ -77,7 +77,7 @@ pub struct Setup<'a> {
     pub hypervisor: &'a dyn Hypervisor,
     /// What it cannot do on this host.
     pub limits: &'a [Limit],
-    /// How often two vCPUs meet in what is about the order of their loads and stores. A thousand
+    /// How often vCPUs meet in what is about the order of their loads and stores. A thousand
     /// takes milliseconds where both have a processor.
     pub rounds: u32,
 }
@@ -194,6 +194,7 @@ bodies! {
     slot::a_slot_may_start_inside_its_region;
     fault::a_triple_fault_is_a_fault_exit;
     mmio::accesses_across_the_end_of_ram_are_cut_there;
+    order::all_see_stores_of_others_in_one_order needs SeveralVcpus;
     pins::an_edge_at_a_masked_pic_pin_waits needs Interrupts;
     pins::an_edge_interrupts_once needs Interrupts;
     pins::an_interrupt_in_service_yields_only_to_more_urgent_ones needs Interrupts InterruptsInService;

@@ -1,4 +1,4 @@
-// What two vCPUs do at once, a pair of programs for each test of memory's order (order.rs): rounds 1
+// What vCPUs do at once, a pair of programs for each test of memory's order (order.rs): rounds 1
 // to %edi, counted in %ecx. A program ends with code 1 when it has seen what must not be.
 
 #include "guest.h"
@@ -209,3 +209,33 @@
 1:      incl    %ecx
         lock incl (%r8)
         again   1b
+
+        entry   15                      // looks at (%r8), then at (%r9), and keeps what has changed
+        movq    $-1, %r10
+        movq    %r10, %r11
+1:      movq    (%r8), %rax
+        movq    (%r9), %rdx
+        cmpq    %rax, %r10
+        jne     2f
+        cmpq    %rdx, %r11
+        jne     2f
+        pause
+        jmp     1b
+2:      movq    %rax, %r10
+        movq    %rdx, %r11
+        movq    %rax, (%rbx)
+        movq    %rdx, 8(%rbx)
+        addq    $16, %rbx
+        incl    %ecx
+        movl    %ecx, (%rsi)
+        again   1b
+
+        entry   16                      // stores 1, 2, ... to (%r8) until two have looked often enough
+1:      incq    %rcx
+        movq    %rcx, (%r8)
+        pause
+        cmpl    %edi, (%r9)
+        jb      1b
+        cmpl    %edi, (%r10)
+        jb      1b
+        power_off
