@@ -180,7 +180,7 @@ impl Cpu {
             }
             let traps = self.core.other_flags & TF != 0;
             // What waits is looked at again right behind an instruction in the shadow.
-            let waits = self.core.is_signalled() && self.core.is_in_shadow();
+            let waits = self.core.is_signalled() && self.core.leave_shadow();
             let alone = step || traps || waits || self.core.is_debugged();
             let exit = if alone { self.alone(&world) } else { self.many(&world) };
             if let Some(exit) = exit.or(step.then_some(Exit::Step)) {
@@ -263,9 +263,9 @@ impl Cpu {
         }
         let before = self.core.instructions;
         let exit = self.one(world);
-        // After an exception nothing is trapped: its handler begins.
-        let traps = exit.is_none() && self.core.instructions != before && self.core.traps();
-        if traps { self.deliver(None, world) } else { exit }
+        // After an exception nothing is trapped: its handler begins. A trap behind HLT ends it.
+        let done = matches!(exit, None | Some(Exit::Halted)) && self.core.instructions != before;
+        if done && self.core.traps() { self.deliver(None, world) } else { exit }
     }
 
     /// Executes one instruction, on its own.

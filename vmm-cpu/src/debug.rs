@@ -19,7 +19,7 @@ pub(crate) struct Debug {
     hits: u64,
     /// A trap follows it, for it is stepped.
     stepped: bool,
-    /// The linear address of the instruction before which no #DB is raised: behind what has loaded
+    /// The linear address of the instruction before which no #DB is raised: behind MOV or POP to
     /// SS, so that a stack can be changed in two steps (Intel SDM 3-6.8.3).
     quiet: Option<u64>,
 }
@@ -328,6 +328,32 @@ mod tests {
                 assert_eq!(stack(&cpu, &ram), [CODE + 7]);
             }
         }
+    }
+
+    /// lss eax, [rsi]; hlt
+    #[test]
+    fn lss_holds_off_nothing() {
+        for (dr7, flags, why) in [(dr7(Kind::Access, 1), 0, B0), (0, TF, DR6_BS)] {
+            let (mut cpu, ram) = debugged(&[0x0f, 0xb2, 0x06, 0xf4], dr7, [DATA, 0]);
+            ram.write(DATA + 4, &DATA_0.to_le_bytes());
+            cpu.core.other_flags |= flags;
+            assert_eq!(run(&mut cpu, &ram), (DB, why));
+            assert_eq!(stack(&cpu, &ram), [CODE + 3]);
+        }
+    }
+
+    /// hlt; nop; hlt: a trap is among what ends HLT (Intel SDM 2, "HLT - Halt").
+    #[test]
+    fn a_step_over_hlt_goes_on() {
+        let (mut cpu, ram) = debugged(&[0xf4, 0x90, 0xf4], 0, [0; 2]);
+        cpu.core.other_flags |= TF;
+        assert_eq!(run(&mut cpu, &ram), (DB, DR6_BS));
+        assert_eq!(stack(&cpu, &ram), [CODE + 1, u64::from(CODE_0), 2 | TF]);
+        // mov ss, [rsi]; hlt: what was held off comes behind it.
+        let (mut cpu, ram) = debugged(&[0x8e, 0x16, 0xf4], dr7(Kind::Access, 1), [DATA, 0]);
+        ram.write(DATA, &DATA_0.to_le_bytes());
+        assert_eq!(run(&mut cpu, &ram), (DB, B0));
+        assert_eq!(stack(&cpu, &ram), [CODE + 3]);
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub(crate) struct Signals {
     /// set, so that it is seen.
     pub(crate) accepted: Option<Accepted>,
     /// The linear address of the instruction before which neither is taken: behind an STI that
-    /// has set IF, and behind what has loaded SS.
+    /// has set IF, and behind MOV or POP to SS.
     pub(crate) shadow: Option<u64>,
 }
 
@@ -87,6 +87,16 @@ impl Core {
     /// Whether the next instruction is to be executed before anything is taken.
     pub(crate) fn is_in_shadow(&self) -> bool {
         self.signals.shadow == Some(self.rip)
+    }
+
+    /// The next instruction is about to be executed, the only one that the shadow covers, even if it jumps
+    /// to itself. Whether it was.
+    pub(crate) fn leave_shadow(&mut self) -> bool {
+        let covered = self.is_in_shadow();
+        if covered {
+            self.signals.shadow = None;
+        }
+        covered
     }
 
     /// Takes what waits and may be taken; false if that ends in a triple fault.
@@ -195,13 +205,22 @@ mod tests {
         cpu.interrupt();
         assert_eq!(cpu.run(&ram, &pending(&[21])), Exit::Halted);
         assert_eq!((cpu.registers().rip, stack(&cpu, &ram)), (handler(21), [CODE + 6]));
-        // mov ss, ax; nop: but one who loads SS does.
+        // mov ss, ax; nop: but that does.
         let (mut cpu, ram) = with_flags(&[0x8e, 0xd0, 0x90, 0xf4], IF);
         cpu.core.regs[0] = u64::from(crate::testing::DATA_0);
         cpu.step(&ram, &Nobody);
         cpu.interrupt();
         assert_eq!(cpu.run(&ram, &pending(&[21])), Exit::Halted);
         assert_eq!((cpu.registers().rip, stack(&cpu, &ram)), (handler(21), [CODE + 3]));
+    }
+
+    /// sti; jmp $
+    #[test]
+    fn a_loop_of_one_instruction_behind_sti_is_interrupted() {
+        let (mut cpu, ram) = with_flags(&[0xfb, 0xeb, 0xfe], 0);
+        cpu.interrupt();
+        assert_eq!(cpu.run_for(1000, &ram, &pending(&[21])), Exit::Halted);
+        assert_eq!((cpu.registers().rip, stack(&cpu, &ram)), (handler(21), [CODE + 1]));
     }
 
     /// What every idle loop relies on.

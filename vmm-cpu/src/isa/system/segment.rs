@@ -69,17 +69,24 @@ fn mov(l: &mut Lowering<'_>) -> Option<()> {
 }
 
 impl Core {
-    /// Loads the segment register that is the operation's first operand.
-    fn load_segment(&mut self, op: &Op, selector: u16, world: &World<'_>) -> Done {
-        match op.dst.wrapping_sub(BASES) {
-            SS => {
-                self.load_stack(selector, world)?;
-                self.cast_shadow(op);
-                self.be_quiet(self.regs[PAGE].wrapping_add(op.next()));
-                Ok(())
-            }
+    /// Loads the segment register that `field` names.
+    fn load_segment(&mut self, field: u8, selector: u16, world: &World<'_>) -> Done {
+        match field.wrapping_sub(BASES) {
+            SS => self.load_stack(selector, world),
             number => self.load_data(number, selector, world),
         }
+    }
+
+    /// The operation, which is MOV or POP, loads its first operand. If that is SS nothing is taken before
+    /// the next instruction, so that it can load the stack pointer: LSS, which loads both, needs no
+    /// such thing (Intel SDM 3-6.8.3).
+    fn move_segment(&mut self, op: &Op, selector: u16, world: &World<'_>) -> Done {
+        self.load_segment(op.dst, selector, world)?;
+        if op.dst == BASES + SS {
+            self.cast_shadow(op);
+            self.be_quiet(self.regs[PAGE].wrapping_add(op.next()));
+        }
+        Ok(())
     }
 
     /// What an operation returns that has loaded a segment register.
@@ -98,13 +105,13 @@ impl Core {
 }
 
 fn load_reg(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
-    core.load_segment(op, core.reg(op.src), world)?;
+    core.move_segment(op, core.reg(op.src), world)?;
     core.segment_loaded(op)
 }
 
 fn load_mem(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
     let selector = core.load(core.address(op), world)?;
-    core.load_segment(op, selector, world)?;
+    core.move_segment(op, selector, world)?;
     core.segment_loaded(op)
 }
 
@@ -150,7 +157,7 @@ fn push_segment<W: Word, S: Stack>(core: &mut Core, op: &Op, world: &World<'_>) 
 fn pop_segment<W: Word, S: Stack>(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
     let selector = core.peek::<W, S>(world)?.zext() as u16;
     let wrapped = S::wrap(core, core.regs[RSP].wrapping_add(W::BYTES));
-    core.load_segment(op, selector, world)?;
+    core.move_segment(op, selector, world)?;
     S::set(core, wrapped);
     core.segment_loaded(op)
 }
@@ -175,7 +182,7 @@ fn load_far<W: Word>(core: &mut Core, op: &Op, world: &World<'_>) -> Done {
     let at = core.address(op);
     let offset = core.load::<W>(at, world)?;
     let selector = core.load(at.wrapping_add(W::BYTES), world)?;
-    core.load_segment(&Op { dst: op.src, ..*op }, selector, world)?;
+    core.load_segment(op.src, selector, world)?;
     core.set_reg(op.dst, offset);
     core.segment_loaded(op)
 }
