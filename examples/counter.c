@@ -32,7 +32,9 @@ static int32_t counter_write(void *user, uint32_t window, uint64_t offset, const
     return VMM_FLOW_POWER_OFF + data[0];
 }
 
-static const vmm_device_ops counter_ops = {sizeof counter_ops, counter_read, counter_write, NULL, NULL};
+static const vmm_device_ops counter_ops = {
+    .struct_size = sizeof counter_ops, .read = counter_read, .write = counter_write,
+};
 
 static int fail(vmm_error *error)
 {

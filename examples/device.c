@@ -82,7 +82,7 @@ static int32_t timer_write(void *user, uint32_t window, uint64_t offset, const u
     return timer->is_running ? VMM_FLOW_CONTINUE : VMM_FLOW_FAIL;
 }
 
-static const vmm_device_ops timer_ops = {sizeof timer_ops, NULL, timer_write, NULL, NULL};
+static const vmm_device_ops timer_ops = {.struct_size = sizeof timer_ops, .write = timer_write};
 
 static int fail(vmm_error *error)
 {

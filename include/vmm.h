@@ -40,7 +40,7 @@
 
 // The version of the interface this header describes. It grows when something is added; the
 // soname changes when something is taken away.
-#define VMM_ABI 2
+#define VMM_ABI 3
 
 // For a place that the board chooses.
 #define VMM_ANYWHERE UINT64_MAX
@@ -280,7 +280,8 @@ typedef struct vmm_disk vmm_disk;
 // What went wrong: a status, and a message that names the thing and the value.
 typedef struct vmm_error vmm_error;
 
-// The exits of a machine since it was made, by reason and by device.
+// The exits of a machine since it was made, by reason and by device, and what its virtio devices
+// did.
 typedef struct vmm_exits vmm_exits;
 
 // Stops and pauses a machine, from any thread. It does not keep the machine.
@@ -319,6 +320,9 @@ typedef struct vmm_sandbox vmm_sandbox;
 // be seen, input empty, output captured, no limit of time.
 typedef struct vmm_sandbox_config vmm_sandbox_config;
 
+// What a machine was at one moment, but for its memory: bytes, to be kept or sent anywhere.
+typedef struct vmm_saved vmm_saved;
+
 // A sandbox as it was at one moment. Nothing changes it any more; any thread may use it, several at
 // once; it outlives the sandbox.
 typedef struct vmm_snapshot vmm_snapshot;
@@ -330,13 +334,18 @@ typedef struct vmm_view vmm_view;
 // A virtio device of the caller's own.
 typedef struct vmm_virtio vmm_virtio;
 
+// Keeps the VMs of sandboxes that are freed, for forks to come: to make and to close a VM takes most
+// of the time of a fork's life. Nothing of the program that was in one stays: its memory is mapped
+// anew, and every register is set, before another is. Any thread may use it, several at once.
+typedef struct vmm_vm_cache vmm_vm_cache;
+
 // What a device does. Functions may be NULL: reads then give all ones, writes do nothing.
 //
 // They are called on the threads that run vCPUs, several at once if the machine has several vCPUs.
 // They must not block. `window` counts the device's windows in the order they were asked for;
 // `offset` is from its start; 1 to 8 bytes, little-endian, never beyond its end.
 typedef struct {
-  // sizeof(struct vmm_device_ops).
+  // sizeof(vmm_device_ops).
   size_t struct_size;
   // The guest reads: fills `data`, which comes with all ones. Gives a VMM_FLOW_ value.
   int32_t (*read)(void *user, uint32_t window, uint64_t offset, uint8_t *data, size_t size);
@@ -346,6 +355,14 @@ typedef struct {
   void (*reset)(void *user);
   // The library is done with `user`.
   void (*drop)(void *user);
+  // For vmm_machine_save: tells by vmm_result_bytes what a device like this one needs to go on
+  // where this one stands; nothing if it needs nothing. Gives 0, or anything else if it cannot be
+  // saved now. Not called during accesses. NULL for a device that cannot be saved.
+  int32_t (*save)(void *user, vmm_result *state);
+  // For vmm_machine_restore, after `reset`: becomes what was saved, which may come from elsewhere
+  // and is not to be trusted. Gives 0, or anything else for what it does not take. Not called
+  // during accesses.
+  int32_t (*restore)(void *user, const uint8_t *state, size_t size);
 } vmm_device_ops;
 
 // What a disk of the caller's own does. Each function gives 0, or the errno that says why not; the
@@ -354,7 +371,7 @@ typedef struct {
 // They are called on threads of the disk's, one for each queue, never on one that runs a guest: they
 // may take their time. What they are asked for is within the disk and whole sectors of 512 bytes.
 typedef struct {
-  // sizeof(struct vmm_disk_ops).
+  // sizeof(vmm_disk_ops).
   size_t struct_size;
   // Fills `data` with what is at `at`. Must not be NULL.
   int32_t (*read)(void *user, uint64_t at, uint8_t *data, size_t size);
@@ -372,7 +389,7 @@ typedef struct {
 
 // What a guest has asked a disk for.
 typedef struct {
-  // sizeof(struct vmm_disk_statistics), set by the caller.
+  // sizeof(vmm_disk_statistics), set by the caller.
   size_t struct_size;
   // Reads that succeeded.
   uint64_t reads;
@@ -393,7 +410,7 @@ typedef struct {
 // What a peer of the caller's own does: called on a thread of the machine, one call at a time. It
 // must not block.
 typedef struct {
-  // sizeof(struct vmm_peer_ops).
+  // sizeof(vmm_peer_ops).
   size_t struct_size;
   // Takes some of what the guest sends; gives how many bytes. -EAGAIN if there is no room: the
   // rest comes again when the descriptor `writable` is ready, and is lost without one. After
@@ -414,7 +431,7 @@ typedef struct {
 // on those that run vCPUs. What takes its time is done elsewhere, with the vmm_chain, which any
 // thread may complete.
 typedef struct {
-  // sizeof(struct vmm_virtio_ops).
+  // sizeof(vmm_virtio_ops).
   size_t struct_size;
   // There is something to do: `source` is VMM_WAKE_QUEUES, or the number of a descriptor of
   // vmm_virtio_add_source that can be read. Pops chains from `io` until there are no more. Gives
@@ -432,6 +449,12 @@ typedef struct {
   void (*drain)(void *user);
   // The library is done with `user`.
   void (*drop)(void *user);
+  // Saves what a device like this one needs to go on where this one stood: as
+  // vmm_device_ops.save, after `drain`. NULL for one that knows nothing but its queues, which the
+  // library saves.
+  int32_t (*save)(void *user, vmm_result *state);
+  // Becomes what was saved: as vmm_device_ops.restore.
+  int32_t (*restore)(void *user, const uint8_t *state, size_t size);
 } vmm_virtio_ops;
 
 // How a run ended, for programs and for readers.
@@ -478,6 +501,24 @@ typedef struct {
   uint64_t ns;
 } vmm_exit_count;
 
+// What has passed between a virtio device and its driver.
+typedef struct {
+  // The device's name.
+  const char *name;
+  // How often the driver rang.
+  uint64_t notifications;
+  // How often the device interrupted.
+  uint64_t interrupts;
+  // Chains of buffers that the device took.
+  uint64_t requests;
+  // Bytes in those of their buffers that the device reads.
+  uint64_t read_bytes;
+  // Bytes that the device told the driver it has written.
+  uint64_t written_bytes;
+  // Chains that failed (vmm_chain_fail), and mistakes of the driver's that stopped the device.
+  uint64_t errors;
+} vmm_traffic;
+
 // Whether the program may go on: 0 if it may.
 typedef int32_t (*vmm_ask_fn)(void *user);
 
@@ -520,7 +561,7 @@ typedef struct {
 
 // What a program has used and asked for.
 typedef struct {
-  // sizeof(struct vmm_sandbox_statistics), set by the caller.
+  // sizeof(vmm_sandbox_statistics), set by the caller.
   size_t struct_size;
   // Bytes of memory in use, page tables included.
   uint64_t memory;
@@ -530,7 +571,7 @@ typedef struct {
 
 // What a pool has, and has done.
 typedef struct {
-  // sizeof(struct vmm_pool_statistics), set by the caller.
+  // sizeof(vmm_pool_statistics), set by the caller.
   size_t struct_size;
   // Sandboxes that can be taken at once.
   uint64_t ready;
@@ -545,6 +586,18 @@ typedef struct {
   // How often somebody had to wait for one.
   uint64_t waits;
 } vmm_pool_statistics;
+
+// What a cache has, and has done; all zeros in a child of fork().
+typedef struct {
+  // sizeof(vmm_vm_cache_statistics), set by the caller.
+  size_t struct_size;
+  // VMs that can be taken.
+  uint64_t idle;
+  // How many were taken.
+  uint64_t reused;
+  // How many came back to a cache that was full, and were closed.
+  uint64_t closed;
+} vmm_vm_cache_statistics;
 
 // Takes one message, which ends with the call; `target` is the part of the library that has it, such
 // as "vmm_devices::serial". Called on any thread, on several at once, with locks held.
@@ -890,6 +943,10 @@ bool vmm_chain_is_current(const vmm_chain *chain);
 // written.
 void vmm_chain_complete(vmm_chain *chain, uint32_t written);
 
+// As vmm_chain_complete, of a request that the device could not do as it was asked; the driver is
+// told by what was written, as its kind of device says. It counts as an error of the device.
+void vmm_chain_fail(vmm_chain *chain, uint32_t written);
+
 // Gives it back with nothing written, and frees it.
 void vmm_chain_free(vmm_chain *chain);
 
@@ -1015,6 +1072,47 @@ vmm_status vmm_machine_set_regs(vmm_machine *machine,
                                 const vmm_regs *regs,
                                 vmm_error **error);
 
+// Saves what a machine is now: devices, interrupt controllers, clock and vCPUs; everything but its
+// memory, which is the caller's to copy (vmm_machine_read) before the machine goes on.
+//
+// The machine is paused (vmm_handle_pause) or not being run, and can go on afterwards.
+//
+// VMM_STATUS_WRONG_STATE if it is running or has ended; VMM_STATUS_UNSUPPORTED with the name of a
+// device that cannot be saved; VMM_STATUS_HOST with ETIMEDOUT if a device is not done with the guest's
+// buffers within ten seconds.
+//
+//     vmm_handle_pause(handle, 10000000000, NULL);
+//     vmm_machine_save(machine, &saved, NULL);
+//     vmm_machine_read(machine, 0, ram, ram_size, NULL);
+//     ...                                  // Elsewhere, of the same description:
+//     vmm_machine_write(other, 0, ram, ram_size, NULL);
+//     vmm_machine_restore(other, vmm_saved_data(saved), vmm_saved_size(saved), NULL);
+//     vmm_machine_run(other, &outcome, NULL);
+vmm_status vmm_machine_save(const vmm_machine *machine,
+                            vmm_saved **saved,
+                            vmm_error **error);
+
+// Makes a machine what another was when it was saved, perhaps in another process; it goes on where
+// that one stood once it is run, or resumed. It is made of the same description, its memory has been
+// written already, and it is paused or not being run.
+//
+// VMM_STATUS_INCOMPATIBLE with what is different, VMM_STATUS_NOT_FOUND or VMM_STATUS_SNAPSHOT if the
+// bytes, which are not trusted, are not those of a machine: then it is of no use any more.
+// VMM_STATUS_WRONG_STATE if it is running or was stopped.
+vmm_status vmm_machine_restore(vmm_machine *machine,
+                               const void *data,
+                               size_t size,
+                               vmm_error **error);
+
+// Its bytes, which live as long as it does; NULL for NULL.
+const void *vmm_saved_data(const vmm_saved *saved);
+
+// How many there are; 0 for NULL.
+size_t vmm_saved_size(const vmm_saved *saved);
+
+// Frees it.
+void vmm_saved_free(vmm_saved *saved);
+
 // What the exits of a machine were until now. VMM_STATUS_WRONG_STATE unless
 // vmm_config_set_accounting was called.
 vmm_status vmm_machine_exits(const vmm_machine *machine, vmm_exits **exits, vmm_error **error);
@@ -1024,6 +1122,13 @@ size_t vmm_exits_size(const vmm_exits *exits);
 
 // Line `n`, which lives as long as `exits`; NULL if there is none.
 const vmm_exit_count *vmm_exits_at(const vmm_exits *exits, size_t n);
+
+// How many virtio devices there are.
+size_t vmm_exits_traffic_size(const vmm_exits *exits);
+
+// What passed by virtio device `n`, in the order they were added; it lives as long as `exits`. NULL
+// if there is none.
+const vmm_traffic *vmm_exits_traffic_at(const vmm_exits *exits, size_t n);
 
 // Frees them.
 void vmm_exits_free(vmm_exits *exits);
@@ -1076,6 +1181,11 @@ void vmm_sandbox_config_set_output_limit(vmm_sandbox_config *config, uint64_t by
 
 // How many bytes the program's files in memory may take: 16 MiB unless said otherwise.
 void vmm_sandbox_config_set_file_limit(vmm_sandbox_config *config, uint64_t bytes);
+
+// Gives the VM to this cache when the sandbox is freed, and those of all forks of its snapshots, which
+// take theirs from there. The cache can be freed at any time.
+void vmm_sandbox_config_set_vm_cache(vmm_sandbox_config *config,
+                                     const vmm_vm_cache *cache);
 
 // The user and group that the program finds itself as: 1000 and 1000 unless said otherwise.
 void vmm_sandbox_config_set_user(vmm_sandbox_config *config, uint32_t uid, uint32_t gid);
@@ -1288,6 +1398,32 @@ vmm_status vmm_pool_get_statistics(const vmm_pool *pool,
 // Frees a pool and what it has; a sandbox that is lent out is freed when it comes back. Nobody may
 // be waiting in vmm_pool_take.
 void vmm_pool_free(vmm_pool *pool);
+
+// Makes a cache of at most `size` VMs, which is empty. A thread of its own closes those that it does
+// not keep. It is given to sandboxes by vmm_sandbox_config_set_vm_cache. VMM_STATUS_HOST if there is
+// no thread to be had.
+//
+//     vmm_vm_cache_new(8, &cache, NULL);
+//     vmm_sandbox_config_set_vm_cache(config, cache);
+//     vmm_sandbox_new(config, &app, NULL);
+//     vmm_sandbox_start(app, NULL, NULL);
+//     vmm_sandbox_snapshot(app, &warm, NULL);
+//     for (;;) {
+//         vmm_snapshot_fork(warm, &child, NULL);   // the second one takes the first one's VM
+//         vmm_sandbox_call(child, "answer", &request, 1, &answer, NULL);
+//         vmm_sandbox_free(child);
+//     }
+vmm_status vmm_vm_cache_new(size_t size,
+                            vmm_vm_cache **cache,
+                            vmm_error **error);
+
+// Fills `*statistics`, as much of it as its `struct_size` says.
+vmm_status vmm_vm_cache_get_statistics(const vmm_vm_cache *cache,
+                                       vmm_vm_cache_statistics *statistics,
+                                       vmm_error **error);
+
+// Frees a cache and the VMs in it; sandboxes that have it go on, and close their VMs themselves.
+void vmm_vm_cache_free(vmm_vm_cache *cache);
 
 // Has every message up to `most`, a vmm_log_level, given to `function`, from all objects of this
 // process, instead of whoever had them before; NULL for nobody.

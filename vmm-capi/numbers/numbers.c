@@ -33,7 +33,7 @@ static int32_t idle_write(void *user, uint32_t window, uint64_t offset, const ui
 /* Nanoseconds of an OUT to a device. */
 static double access_time(bool in_c)
 {
-    static const vmm_device_ops ops = {sizeof ops, idle_read, idle_write, NULL, NULL};
+    static const vmm_device_ops ops = {.struct_size = sizeof ops, .read = idle_read, .write = idle_write};
     vmm_config *config = vmm_config_new();
     vmm_machine *machine;
     double start, took;

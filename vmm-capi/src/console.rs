@@ -86,9 +86,9 @@ pub unsafe extern "C" fn vmm_peer_stream(
 /// What a peer of the caller's own does: called on a thread of the machine, one call at a time. It
 /// must not block.
 #[repr(C)]
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub struct vmm_peer_ops {
-    /// sizeof(struct vmm_peer_ops).
+    /// sizeof(vmm_peer_ops).
     pub struct_size: usize,
     /// Takes some of what the guest sends; gives how many bytes. -EAGAIN if there is no room: the
     /// rest comes again when the descriptor `writable` is ready, and is lost without one. After
@@ -173,7 +173,7 @@ pub unsafe extern "C" fn vmm_peer_new(
     unsafe {
         guard(error, || {
             pass::fill(peer, "peer", std::ptr::null_mut())?;
-            let ops: vmm_peer_ops = pass::sized(ops, "ops")?;
+            let ops = pass::ops(ops, size_of::<vmm_peer_ops>())?;
             if ops.send.is_none() {
                 return Err(Error::bad_config("ops: send is NULL"));
             }

@@ -4,6 +4,7 @@
 
 use std::{
     ffi::{c_char, c_void},
+    mem::offset_of,
     ops::ControlFlow,
     sync::{
         Arc, OnceLock,
@@ -18,13 +19,15 @@ use vmm_core::{
     irq::{Gsi, IrqLine},
     machine::{Device, Place, Slot},
     memory::GuestAddress,
+    persist::{StateReader, StateWriter},
 };
 
 use crate::{
     error::{vmm_error, vmm_status},
     guard::{Exclusive, guard},
-    pass,
+    pass, saved,
     user::User,
+    value::vmm_result,
 };
 
 /// For a place that the board chooses.
@@ -45,9 +48,9 @@ pub const VMM_FLOW_POWER_OFF: i32 = 256;
 /// They must not block. `window` counts the device's windows in the order they were asked for;
 /// `offset` is from its start; 1 to 8 bytes, little-endian, never beyond its end.
 #[repr(C)]
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub struct vmm_device_ops {
-    /// sizeof(struct vmm_device_ops).
+    /// sizeof(vmm_device_ops).
     pub struct_size: usize,
     /// The guest reads: fills `data`, which comes with all ones. Gives a VMM_FLOW_ value.
     pub read: Option<
@@ -73,6 +76,15 @@ pub struct vmm_device_ops {
     pub reset: Option<unsafe extern "C" fn(user: *mut c_void)>,
     /// The library is done with `user`.
     pub drop: Option<unsafe extern "C" fn(user: *mut c_void)>,
+    /// For vmm_machine_save: tells by vmm_result_bytes what a device like this one needs to go on
+    /// where this one stands; nothing if it needs nothing. Gives 0, or anything else if it cannot be
+    /// saved now. Not called during accesses. NULL for a device that cannot be saved.
+    pub save: Option<unsafe extern "C" fn(user: *mut c_void, state: *mut vmm_result) -> i32>,
+    /// For vmm_machine_restore, after `reset`: becomes what was saved, which may come from elsewhere
+    /// and is not to be trusted. Gives 0, or anything else for what it does not take. Not called
+    /// during accesses.
+    pub restore:
+        Option<unsafe extern "C" fn(user: *mut c_void, state: *const u8, size: usize) -> i32>,
 }
 
 /// A device of the caller's own.
@@ -148,6 +160,29 @@ impl BusDevice for Access {
             unsafe { reset(self.device.model.user.pointer) };
         }
     }
+
+    fn save(&self, out: &mut StateWriter) -> Result<()> {
+        let Model { ops, user } = &self.device.model;
+        let save = ops.save.ok_or_else(|| Error::unsupported("it cannot be saved"))?;
+        // Once, as `reset`.
+        if self.window > 0 {
+            return Ok(());
+        }
+        // SAFETY: as above.
+        saved::save(out, |state| unsafe { save(user.pointer, state) })
+    }
+
+    fn restore(&self, from: &mut StateReader) -> Result<()> {
+        let Model { ops, user } = &self.device.model;
+        let restore = ops.restore.ok_or_else(|| Error::unsupported("it cannot be restored"))?;
+        if self.window > 0 {
+            return Ok(());
+        }
+        saved::restore(from, |state| {
+            // SAFETY: as above; the bytes live as long as the call.
+            unsafe { restore(user.pointer, state.as_ptr(), state.len()) }
+        })
+    }
 }
 
 /// The device while it is being plugged.
@@ -218,7 +253,7 @@ pub unsafe extern "C" fn vmm_device_new(
         guard(error, || {
             pass::fill(device, "device", std::ptr::null_mut())?;
             let name = pass::text(name, "name")?.to_owned();
-            let ops = pass::sized(ops, "ops")?;
+            let ops: vmm_device_ops = pass::ops(ops, offset_of!(vmm_device_ops, save))?;
             let shared = Shared {
                 name,
                 model: Model { ops, user: User { pointer: user, drop: ops.drop } },

@@ -165,9 +165,9 @@ unsafe fn read_only(base: *const c_char) -> Result<RawFile> {
 /// They are called on threads of the disk's, one for each queue, never on one that runs a guest: they
 /// may take their time. What they are asked for is within the disk and whole sectors of 512 bytes.
 #[repr(C)]
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub struct vmm_disk_ops {
-    /// sizeof(struct vmm_disk_ops).
+    /// sizeof(vmm_disk_ops).
     pub struct_size: usize,
     /// Fills `data` with what is at `at`. Must not be NULL.
     pub read:
@@ -254,7 +254,7 @@ pub unsafe extern "C" fn vmm_disk_new(
     // SAFETY: the header's rules.
     unsafe {
         give(disk, error, || {
-            let ops = pass::sized(ops, "ops")?;
+            let ops = pass::ops(ops, size_of::<vmm_disk_ops>())?;
             if ops.read.is_none() {
                 return Err(Error::bad_config("ops: read is NULL"));
             }
@@ -328,7 +328,7 @@ pub unsafe extern "C" fn vmm_disk_resize(
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct vmm_disk_statistics {
-    /// sizeof(struct vmm_disk_statistics), set by the caller.
+    /// sizeof(vmm_disk_statistics), set by the caller.
     pub struct_size: usize,
     /// Reads that succeeded.
     pub reads: u64,

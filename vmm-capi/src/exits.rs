@@ -7,6 +7,7 @@ use std::ffi::{CString, c_char};
 use vmm_core::{
     Error,
     machine::{Count, ExitReport},
+    virtio::Traffic,
 };
 
 use crate::{
@@ -30,10 +31,32 @@ pub struct vmm_exit_count {
     pub ns: u64,
 }
 
-/// The exits of a machine since it was made, by reason and by device.
+/// What has passed between a virtio device and its driver.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct vmm_traffic {
+    /// The device's name.
+    pub name: *const c_char,
+    /// How often the driver rang.
+    pub notifications: u64,
+    /// How often the device interrupted.
+    pub interrupts: u64,
+    /// Chains of buffers that the device took.
+    pub requests: u64,
+    /// Bytes in those of their buffers that the device reads.
+    pub read_bytes: u64,
+    /// Bytes that the device told the driver it has written.
+    pub written_bytes: u64,
+    /// Chains that failed (vmm_chain_fail), and mistakes of the driver's that stopped the device.
+    pub errors: u64,
+}
+
+/// The exits of a machine since it was made, by reason and by device, and what its virtio devices
+/// did.
 pub struct vmm_exits {
     counts: Vec<vmm_exit_count>,
-    /// What the counts point to.
+    traffic: Vec<vmm_traffic>,
+    /// What they point to.
     _names: Vec<CString>,
 }
 
@@ -48,7 +71,22 @@ impl From<ExitReport> for vmm_exits {
             names.push(name);
             count
         };
-        Self { counts: reasons.chain(devices).map(count).collect(), _names: names }
+        let counts = reasons.chain(devices).map(count).collect();
+        let traffic = |(name, of): (String, Traffic)| {
+            let name = error::text(&name);
+            let traffic = vmm_traffic {
+                name: name.as_ptr(),
+                notifications: of.notifications,
+                interrupts: of.interrupts,
+                requests: of.requests,
+                read_bytes: of.read_bytes,
+                written_bytes: of.written_bytes,
+                errors: of.errors,
+            };
+            names.push(name);
+            traffic
+        };
+        Self { counts, traffic: report.virtio.into_iter().map(traffic).collect(), _names: names }
     }
 }
 
@@ -84,6 +122,25 @@ pub unsafe extern "C" fn vmm_exits_at(exits: *const vmm_exits, n: usize) -> *con
     let none = std::ptr::null();
     // SAFETY: the header's rules.
     unsafe { tell(exits, none, |exits| exits.counts.get(n).map_or(none, std::ptr::from_ref)) }
+}
+
+/// How many virtio devices there are.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmm_exits_traffic_size(exits: *const vmm_exits) -> usize {
+    // SAFETY: the header's rules.
+    unsafe { tell(exits, 0, |exits| exits.traffic.len()) }
+}
+
+/// What passed by virtio device `n`, in the order they were added; it lives as long as `exits`. NULL
+/// if there is none.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmm_exits_traffic_at(
+    exits: *const vmm_exits,
+    n: usize,
+) -> *const vmm_traffic {
+    let none = std::ptr::null();
+    // SAFETY: the header's rules.
+    unsafe { tell(exits, none, |exits| exits.traffic.get(n).map_or(none, std::ptr::from_ref)) }
 }
 
 /// Frees them.

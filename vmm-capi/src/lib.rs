@@ -49,6 +49,8 @@ mod memory;
 
 mod registers;
 
+mod saved;
+
 mod exits;
 
 mod sandbox_config;
@@ -62,5 +64,7 @@ mod sandbox;
 mod snapshot;
 
 mod pool;
+
+mod vm_cache;
 
 mod log;

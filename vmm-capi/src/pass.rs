@@ -35,19 +35,25 @@ pub(crate) unsafe fn fill<T>(pointer: *mut T, what: impl fmt::Display, value: T)
     Ok(())
 }
 
-/// A structure that begins with its own size. The size is looked at first: what is smaller must not be
-/// read as a whole.
+/// A structure of functions that begins with its own size. The size is looked at first: what is
+/// smaller must not be read as a whole. What was compiled with an older header, where it was `least`
+/// long, has none of the functions at its end.
 ///
 /// # Safety
 /// `pointer` is NULL, or a structure as large as it says can be read there.
-pub(crate) unsafe fn sized<T: Copy>(pointer: *const T, what: impl fmt::Display) -> Result<T> {
+pub(crate) unsafe fn ops<T: Copy + Default>(pointer: *const T, least: usize) -> Result<T> {
+    let what = "ops";
     // SAFETY: the caller's promise: the size is there.
-    let size = unsafe { *object(pointer.cast::<usize>(), &what)? };
-    if size != size_of::<T>() {
+    let size = unsafe { *object(pointer.cast::<usize>(), what)? };
+    if !(least..=size_of::<T>()).contains(&size) || !size.is_multiple_of(size_of::<usize>()) {
         return Err(Error::bad_config(format!("{what}: struct_size {size} is not known here")));
     }
-    // SAFETY: the caller's promise, and it is as large as a `T`.
-    Ok(unsafe { *pointer })
+    let mut all = T::default();
+    let to = (&raw mut all).cast::<u8>();
+    // SAFETY: the caller's promise; both are as large. Functions are as large as a size, so that each is
+    // there as a whole or not at all.
+    unsafe { to.copy_from_nonoverlapping(pointer.cast(), size) };
+    Ok(all)
 }
 
 /// Fills a structure that begins with its own size, which stays as it is: as much as there is room

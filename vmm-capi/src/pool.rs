@@ -77,7 +77,7 @@ pub unsafe extern "C" fn vmm_pool_take(
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct vmm_pool_statistics {
-    /// sizeof(struct vmm_pool_statistics), set by the caller.
+    /// sizeof(vmm_pool_statistics), set by the caller.
     pub struct_size: usize,
     /// Sandboxes that can be taken at once.
     pub ready: u64,

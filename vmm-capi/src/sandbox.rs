@@ -247,7 +247,7 @@ unsafe fn take(
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct vmm_sandbox_statistics {
-    /// sizeof(struct vmm_sandbox_statistics), set by the caller.
+    /// sizeof(vmm_sandbox_statistics), set by the caller.
     pub struct_size: usize,
     /// Bytes of memory in use, page tables included.
     pub memory: u64,

@@ -18,6 +18,7 @@ use crate::{
     sandbox::vmm_sandbox,
     user::User,
     value::{vmm_result, vmm_value},
+    vm_cache::vmm_vm_cache,
 };
 
 /// The description of a sandbox. Without more than the program: the best back end of this host, 64
@@ -56,10 +57,7 @@ impl Description {
         self.add(|builder| Ok(builder.hypervisor(chosen.hypervisor)));
         match &self.builder {
             Ok(builder) => builder.check(),
-            Err(error) => {
-                let same = Err(Error::new(error.kind(), error.to_string()));
-                std::mem::replace(&mut self.builder, same).map(|_| Vec::new())
-            }
+            Err(error) => Err(error.clone()),
         }
     }
 }
@@ -251,6 +249,21 @@ pub unsafe extern "C" fn vmm_sandbox_config_set_file_limit(
     // SAFETY: the header's rules.
     unsafe {
         change(config, |description| description.add(|builder| Ok(builder.file_limit(bytes))));
+    }
+}
+
+/// Gives the VM to this cache when the sandbox is freed, and those of all forks of its snapshots, which
+/// take theirs from there. The cache can be freed at any time.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmm_sandbox_config_set_vm_cache(
+    config: *mut vmm_sandbox_config,
+    cache: *const vmm_vm_cache,
+) {
+    // SAFETY: the header's rules.
+    unsafe {
+        change(config, |description| {
+            description.add(|builder| Ok(builder.vm_cache(pass::object(cache, "cache")?.cache())));
+        });
     }
 }
 

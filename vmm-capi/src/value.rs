@@ -2,7 +2,10 @@
 
 #![expect(unsafe_code, reason = "what C passes are pointers")]
 
-use std::ffi::{c_char, c_void};
+use std::{
+    ffi::{c_char, c_void},
+    fmt,
+};
 
 use vmm_core::{Error, Result};
 use vmm_sandbox::{Argument, Arguments, Passed, Sandbox, Value};
@@ -77,10 +80,22 @@ impl vmm_value {
 /// The kind of that number.
 fn kind(number: i32) -> Option<vmm_kind> {
     use vmm_kind::*;
-    [Nothing, Int64, Double, Bytes, Bool, Int32, Float, Text, Buffer]
-        .into_iter()
-        .find(|kind| *kind as i32 == number)
+    const KINDS: [vmm_kind; 9] =
+        [Nothing, Int64, Double, Bytes, Bool, Int32, Float, Text, Buffer];
+    KINDS.get(usize::try_from(number).ok()?).copied()
 }
+
+/// What an argument is called in an error.
+struct Nth(usize);
+
+impl fmt::Display for Nth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "argument {}", self.0)
+    }
+}
+
+/// More arguments than this have room made for them as they come: how many there are is not trusted.
+const EXPECTED: usize = 8;
 
 /// Arguments, checked.
 pub(crate) struct Given<'a>(Vec<Word<'a>>);
@@ -104,14 +119,12 @@ impl Given<'_> {
         if count > 0 {
             pass::check(arguments, "arguments")?;
         }
-        let one = |n: usize| {
+        let mut words = Vec::with_capacity(count.min(EXPECTED));
+        for n in 0..count {
             // SAFETY: the caller's promise.
-            let value = unsafe { arguments.add(n).read() };
-            let what = format!("argument {n}");
-            // SAFETY: as above.
-            unsafe { Word::new(&value, &what) }
-        };
-        (0..count).map(one).collect::<Result<_>>().map(Self)
+            words.push(unsafe { Word::new(&*arguments.add(n), Nth(n))? });
+        }
+        Ok(Self(words))
     }
 
     /// Copies buffers back.
@@ -131,7 +144,7 @@ impl Given<'_> {
 impl Word<'_> {
     /// # Safety
     /// As for [`Given::new`].
-    unsafe fn new(value: &vmm_value, what: &str) -> Result<Self> {
+    unsafe fn new(value: &vmm_value, what: Nth) -> Result<Self> {
         let data = value.data.cast::<u8>();
         // SAFETY: the caller's promise.
         unsafe {

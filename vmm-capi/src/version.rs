@@ -6,7 +6,7 @@ use std::ffi::{CStr, c_char};
 
 /// The version of the interface this header describes. It grows when something is added; the
 /// soname changes when something is taken away.
-pub const VMM_ABI: u32 = 2;
+pub const VMM_ABI: u32 = 3;
 
 /// Set at compile time; with its NUL.
 const VERSION: &[u8] = concat!(env!("CARGO_PKG_VERSION"), "\0").as_bytes();

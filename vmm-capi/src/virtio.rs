@@ -4,19 +4,22 @@
 
 use std::{
     ffi::{c_char, c_void},
+    mem::offset_of,
     os::fd::OwnedFd,
 };
 
 use vmm_core::{
     Error, ErrorKind, Result,
+    persist::{StateReader, StateWriter},
     virtio::{Cause, Chain, DeviceId, VirtioDevice, VirtioIo},
 };
 
 use crate::{
     error::{vmm_error, vmm_status},
     guard::{Exclusive, guard, silent, tell},
-    pass,
+    pass, saved,
     user::User,
+    value::vmm_result,
 };
 
 /// For `wake`: the driver may have added buffers, to any queue.
@@ -28,9 +31,9 @@ pub const VMM_WAKE_QUEUES: i32 = -1;
 /// on those that run vCPUs. What takes its time is done elsewhere, with the vmm_chain, which any
 /// thread may complete.
 #[repr(C)]
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub struct vmm_virtio_ops {
-    /// sizeof(struct vmm_virtio_ops).
+    /// sizeof(vmm_virtio_ops).
     pub struct_size: usize,
     /// There is something to do: `source` is VMM_WAKE_QUEUES, or the number of a descriptor of
     /// vmm_virtio_add_source that can be read. Pops chains from `io` until there are no more. Gives
@@ -50,6 +53,13 @@ pub struct vmm_virtio_ops {
     pub drain: Option<unsafe extern "C" fn(user: *mut c_void)>,
     /// The library is done with `user`.
     pub drop: Option<unsafe extern "C" fn(user: *mut c_void)>,
+    /// Saves what a device like this one needs to go on where this one stood: as
+    /// vmm_device_ops.save, after `drain`. NULL for one that knows nothing but its queues, which the
+    /// library saves.
+    pub save: Option<unsafe extern "C" fn(user: *mut c_void, state: *mut vmm_result) -> i32>,
+    /// Becomes what was saved: as vmm_device_ops.restore.
+    pub restore:
+        Option<unsafe extern "C" fn(user: *mut c_void, state: *const u8, size: usize) -> i32>,
 }
 
 /// A virtio device of the caller's own.
@@ -143,6 +153,24 @@ impl VirtioDevice for Model {
             unsafe { drain(self.user.pointer) };
         }
     }
+
+    fn save(&self, out: &mut StateWriter) -> Result<()> {
+        match self.ops.save {
+            // SAFETY: as above.
+            Some(save) => saved::save(out, |state| unsafe { save(self.user.pointer, state) }),
+            None => Ok(()),
+        }
+    }
+
+    fn restore(&mut self, from: &mut StateReader) -> Result<()> {
+        match self.ops.restore {
+            // SAFETY: as above.
+            Some(restore) => saved::restore(from, |state| unsafe {
+                restore(self.user.pointer, state.as_ptr(), state.len())
+            }),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Makes a virtio device of the caller's functions; `name` is what errors call it, `id` its kind
@@ -161,7 +189,7 @@ pub unsafe extern "C" fn vmm_virtio_new(
         guard(error, || {
             pass::fill(virtio, "virtio", std::ptr::null_mut())?;
             let name = pass::text(name, "name")?.to_owned();
-            let ops: vmm_virtio_ops = pass::sized(ops, "ops")?;
+            let ops: vmm_virtio_ops = pass::ops(ops, offset_of!(vmm_virtio_ops, save))?;
             if ops.wake.is_none() {
                 return Err(Error::bad_config("ops: wake is NULL"));
             }
@@ -342,6 +370,18 @@ pub unsafe extern "C" fn vmm_chain_complete(chain: *mut vmm_chain, written: u32)
         silent(|| {
             // SAFETY: the header's rules.
             unsafe { Box::from_raw(chain) }.0.complete(written);
+        });
+    }
+}
+
+/// As vmm_chain_complete, of a request that the device could not do as it was asked; the driver is
+/// told by what was written, as its kind of device says. It counts as an error of the device.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmm_chain_fail(chain: *mut vmm_chain, written: u32) {
+    if !chain.is_null() {
+        silent(|| {
+            // SAFETY: the header's rules.
+            unsafe { Box::from_raw(chain) }.0.fail(written);
         });
     }
 }

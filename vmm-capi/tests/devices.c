@@ -81,7 +81,14 @@ static void disk_drop(void *user)
     ((struct disk *)user)->drops++;
 }
 
-static const vmm_disk_ops disk_ops = {sizeof disk_ops, disk_read, disk_write, disk_flush, NULL, disk_resize, disk_drop};
+static const vmm_disk_ops disk_ops = {
+    .struct_size = sizeof disk_ops,
+    .read = disk_read,
+    .write = disk_write,
+    .flush = disk_flush,
+    .resize = disk_resize,
+    .drop = disk_drop,
+};
 
 static void a_disk_of_ones_own_serves_a_guest(int fails)
 {
@@ -207,7 +214,7 @@ static int32_t mirror_wake(void *user, vmm_io *io, int32_t source)
         vmm_io_hold(io, 0);
         vmm_io_resume(io, 0);
         if (mirror->kept) {
-            vmm_chain_complete(mirror->kept, 5);
+            vmm_chain_fail(mirror->kept, 5);
             mirror->kept = NULL;
         }
     } else {
@@ -258,8 +265,31 @@ static void mirror_drop(void *user)
     ((struct mirror *)user)->drops++;
 }
 
+static int32_t mirror_save(void *user, vmm_result *state)
+{
+    struct mirror *mirror = user;
+    vmm_result_bytes(state, &mirror->written, sizeof mirror->written);
+    return mirror->fails;
+}
+
+static int32_t mirror_restore(void *user, const uint8_t *state, size_t size)
+{
+    struct mirror *mirror = user;
+    if (size != sizeof mirror->written)
+        return EINVAL;
+    memcpy(&mirror->written, state, size);
+    return mirror->fails;
+}
+
 static const vmm_virtio_ops mirror_ops = {
-    sizeof mirror_ops, mirror_wake, mirror_read, mirror_write, mirror_reset, NULL, mirror_drop,
+    .struct_size = sizeof mirror_ops,
+    .wake = mirror_wake,
+    .read_config = mirror_read,
+    .write_config = mirror_write,
+    .reset = mirror_reset,
+    .drop = mirror_drop,
+    .save = mirror_save,
+    .restore = mirror_restore,
 };
 
 static void a_virtio_device_of_ones_own_serves_a_guest(void)
@@ -269,6 +299,7 @@ static void a_virtio_device_of_ones_own_serves_a_guest(void)
     vmm_machine *machine;
     vmm_virtio *virtio;
     vmm_exits *exits;
+    const vmm_traffic *traffic;
     int ends[2];
     size_t n;
     bool seen = false;
@@ -308,6 +339,10 @@ static void a_virtio_device_of_ones_own_serves_a_guest(void)
         seen |= count->is_device && strcmp(count->name, "mirror") == 0 && count->exits > 10;
     }
     CHECK(seen && vmm_exits_at(exits, n) == NULL);
+    CHECK(vmm_exits_traffic_size(exits) == 1 && vmm_exits_traffic_at(exits, 1) == NULL);
+    traffic = vmm_exits_traffic_at(exits, 0);
+    CHECK(strcmp(traffic->name, "mirror") == 0 && traffic->requests == 1 && traffic->errors == 1);
+    CHECK(traffic->read_bytes == 5 && traffic->written_bytes == 5 && traffic->notifications >= 1);
     vmm_exits_free(exits);
     n = model.resets;
     WORKS(vmm_machine_reset(machine, &error));
@@ -390,7 +425,9 @@ static void peer_drop(void *user)
     ((struct peer *)user)->drops++;
 }
 
-static const vmm_peer_ops peer_ops = {sizeof peer_ops, peer_send, peer_receive, NULL, peer_drop};
+static const vmm_peer_ops peer_ops = {
+    .struct_size = sizeof peer_ops, .send = peer_send, .receive = peer_receive, .drop = peer_drop,
+};
 
 static void a_console_talks_to_a_guest(bool streams)
 {
@@ -428,6 +465,145 @@ static void a_console_talks_to_a_guest(bool streams)
     vmm_console_free(console);
     CHECK(model.drops == !streams);
     close(in[0]), close(in[1]), close(out[0]), close(out[1]);
+}
+
+/* A device that counts its reads, and can be saved if `saves`. */
+struct counter {
+    uint8_t count;
+    int resets;
+};
+
+static int32_t counter_read(void *user, uint32_t window, uint64_t offset, uint8_t *data, size_t size)
+{
+    (void)window, (void)offset;
+    memset(data, 0, size);
+    data[0] = ++((struct counter *)user)->count;
+    return VMM_FLOW_CONTINUE;
+}
+
+static void counter_reset(void *user)
+{
+    struct counter *counter = user;
+    counter->count = 0;
+    counter->resets++;
+}
+
+static int32_t counter_save(void *user, vmm_result *state)
+{
+    vmm_result_bytes(state, &((struct counter *)user)->count, 1);
+    return 0;
+}
+
+static int32_t counter_restore(void *user, const uint8_t *state, size_t size)
+{
+    if (size != 1 || state[0] == 99)
+        return EINVAL;
+    ((struct counter *)user)->count = state[0];
+    return 0;
+}
+
+static vmm_machine *machine_with(struct counter *counter, const vmm_device_ops *ops, struct mirror *mirror, uint32_t vcpus)
+{
+    /* in al, 0x50; mov [0x20000], al; hlt; jmp back */
+    static const uint8_t guest[] = {0xe4, 0x50, 0x88, 0x04, 0x25, 0x00, 0x00, 0x02, 0x00, 0xf4, 0xeb, 0xf4};
+    vmm_config *config = vmm_config_new();
+    vmm_device *device;
+    vmm_virtio *virtio;
+    vmm_config_set_backend(config, "soft");
+    vmm_config_set_memory(config, 1 << 20);
+    vmm_config_set_vcpus(config, vcpus);
+    vmm_config_boot_long_mode(config, guest, sizeof guest);
+    vmm_config_set_interrupts(config, mirror || vcpus > 1);
+    WORKS(vmm_device_new("counter", ops, counter, &device, &error));
+    WORKS(vmm_device_add_ports(device, 0x50, 1, &error));
+    WORKS(vmm_device_add_ports(device, 0x60, 1, &error));
+    vmm_config_add_device(config, device);
+    vmm_device_free(device);
+    if (mirror) {
+        WORKS(vmm_virtio_new("mirror", 42, &mirror_ops, mirror, &virtio, &error));
+        vmm_virtio_add_queue(virtio, 64);
+        vmm_config_add_virtio(config, virtio);
+        vmm_virtio_free(virtio);
+    }
+    return machine_of(config);
+}
+
+static void a_machine_that_is_saved_goes_on_elsewhere(void)
+{
+    static const vmm_device_ops ops = {
+        .struct_size = sizeof ops,
+        .read = counter_read,
+        .reset = counter_reset,
+        .save = counter_save,
+        .restore = counter_restore,
+    };
+    /* One of a program that was compiled before devices could be saved. */
+    vmm_device_ops old = {.struct_size = offsetof(vmm_device_ops, save), .read = counter_read};
+    struct counter first = {0, 0}, second = {0, 0};
+    struct mirror mirror, image;
+    vmm_machine *machine = machine_with(&first, &ops, NULL, 1), *other;
+    static uint8_t ram[1 << 20];
+    vmm_saved *saved;
+    vmm_outcome outcome;
+    uint8_t count, bytes[4096];
+    size_t size;
+
+    for (count = 1; count <= 2; count++)
+        WORKS(vmm_machine_run(machine, NULL, &error));
+    WORKS(vmm_machine_save(machine, &saved, &error));
+    WORKS(vmm_machine_read(machine, 0, ram, sizeof ram, &error));
+    CHECK(first.count == 2 && ram[0x20000] == 2);
+    vmm_machine_free(machine);
+
+    other = machine_with(&second, &ops, NULL, 1);
+    WORKS(vmm_machine_write(other, 0, ram, sizeof ram, &error));
+    WORKS(vmm_machine_restore(other, vmm_saved_data(saved), vmm_saved_size(saved), &error));
+    CHECK(second.count == 2 && second.resets == 1);
+    WORKS(vmm_machine_run(other, &outcome, &error));
+    WORKS(vmm_machine_read(other, 0x20000, &count, 1, &error));
+    CHECK(outcome.ending == VMM_ENDING_HALTED && second.count == 3 && count == 3);
+
+    /* What does not fit is named, and leaves nothing that could be used. */
+    FAILS(vmm_machine_restore(other, "no", 2, &error), VMM_STATUS_SNAPSHOT, "records");
+    WORKS(vmm_machine_run(other, NULL, &error));
+    size = vmm_saved_size(saved);
+    CHECK(size <= sizeof bytes);
+    memcpy(bytes, vmm_saved_data(saved), size);
+    FAILS(vmm_machine_restore(other, bytes, size - 1, &error), VMM_STATUS_SNAPSHOT, "");
+    vmm_machine_free(other);
+    other = machine_with(&second, &ops, NULL, 2);
+    FAILS(vmm_machine_restore(other, bytes, size, &error), VMM_STATUS_INCOMPATIBLE, "vcpus: 2");
+    FAILS(vmm_machine_run(other, NULL, &error), VMM_STATUS_WRONG_STATE, "");
+    vmm_machine_free(other);
+    first.count = 99;
+    machine = machine_with(&first, &ops, NULL, 1);
+    vmm_saved_free(saved);
+    first.count = 99;
+    WORKS(vmm_machine_save(machine, &saved, &error));
+    FAILS(vmm_machine_restore(machine, vmm_saved_data(saved), vmm_saved_size(saved), &error), VMM_STATUS_INCOMPATIBLE,
+          "counter");
+    vmm_saved_free(saved);
+    vmm_machine_free(machine);
+
+    /* A device that cannot be saved, and one that does not want to. */
+    machine = machine_with(&first, &old, NULL, 1);
+    FAILS(vmm_machine_save(machine, &saved, &error), VMM_STATUS_UNSUPPORTED, "counter");
+    CHECK(saved == NULL);
+    vmm_machine_free(machine);
+    memset(&mirror, 0, sizeof mirror);
+    memset(&image, 0, sizeof image);
+    mirror.written = 77;
+    machine = machine_with(&first, &ops, &mirror, 1);
+    mirror.fails = 5;
+    FAILS(vmm_machine_save(machine, &saved, &error), VMM_STATUS_UNSUPPORTED, "mirror");
+    mirror.fails = 0;
+    WORKS(vmm_machine_save(machine, &saved, &error));
+    other = machine_with(&second, &ops, &image, 1);
+    WORKS(vmm_machine_restore(other, vmm_saved_data(saved), vmm_saved_size(saved), &error));
+    CHECK(image.written == 77);
+    vmm_machine_free(other);
+    vmm_machine_free(machine);
+    vmm_saved_free(saved);
 }
 
 static int heard, log_drops;
@@ -468,6 +644,7 @@ int main(int argc, char **argv)
     disks_of_the_library_serve_a_guest(argv[2]);
     a_virtio_device_of_ones_own_serves_a_guest();
     a_virtio_device_that_fails_ends_the_run();
+    a_machine_that_is_saved_goes_on_elsewhere();
     a_console_talks_to_a_guest(false);
     a_console_talks_to_a_guest(true);
     a_source_of_random_numbers_is_found();

@@ -37,15 +37,16 @@ static void null_is_refused_by_devices_too(void)
 {
     vmm_disk *disk;
     vmm_pool *pool;
+    vmm_saved *saved;
     vmm_exits *exits;
     vmm_virtio *virtio;
     vmm_sandbox *sandbox;
     vmm_inspection *inspection;
     vmm_console *console;
     vmm_peer *peer;
-    vmm_peer_ops peer_ops = {sizeof peer_ops, NULL, NULL, NULL, NULL};
-    vmm_disk_ops disk_ops = {sizeof disk_ops, NULL, NULL, NULL, NULL, NULL, NULL};
-    vmm_virtio_ops virtio_ops = {sizeof virtio_ops, NULL, NULL, NULL, NULL, NULL, NULL};
+    vmm_peer_ops peer_ops = {.struct_size = sizeof peer_ops};
+    vmm_disk_ops disk_ops = {.struct_size = sizeof disk_ops};
+    vmm_virtio_ops virtio_ops = {.struct_size = sizeof virtio_ops};
     vmm_disk_statistics statistics = {sizeof statistics, 0, 0, 0, 0, 0, 0, 0};
 
     vmm_disk_free(NULL);
@@ -66,6 +67,11 @@ static void null_is_refused_by_devices_too(void)
     vmm_inspection_free(NULL);
     vmm_chain_free(NULL);
     vmm_chain_complete(NULL, 1);
+    vmm_chain_fail(NULL, 1);
+    vmm_saved_free(NULL);
+    vmm_vm_cache_free(NULL);
+    vmm_sandbox_config_set_vm_cache(NULL, NULL);
+    CHECK(vmm_saved_data(NULL) == NULL && vmm_saved_size(NULL) == 0);
     vmm_config_boot_pvh(NULL, NULL, NULL, NULL);
     vmm_config_add_module(NULL, NULL, NULL);
     vmm_config_add_disk(NULL, NULL);
@@ -88,6 +94,7 @@ static void null_is_refused_by_devices_too(void)
     CHECK(vmm_chain_read(NULL, 0, NULL, 9) == 0 && vmm_chain_write(NULL, 0, NULL, 9) == 0);
     CHECK(vmm_disk_size(NULL) == 0 && vmm_sandbox_unknown_calls(NULL, NULL, 0) == 0);
     CHECK(vmm_exits_size(NULL) == 0 && vmm_exits_at(NULL, 0) == NULL);
+    CHECK(vmm_exits_traffic_size(NULL) == 0 && vmm_exits_traffic_at(NULL, 0) == NULL);
     CHECK(vmm_inspection_best(NULL) == VMM_BOOT_NONE && strcmp(vmm_inspection_text(NULL), "") == 0);
 
     FAILS(vmm_disk_open(NULL, &disk, &error), VMM_STATUS_BAD_CONFIG, "path is NULL");
@@ -115,6 +122,11 @@ static void null_is_refused_by_devices_too(void)
     FAILS(vmm_pool_new(NULL, 1, &pool, &error), VMM_STATUS_BAD_CONFIG, "snapshot is NULL");
     FAILS(vmm_pool_take(NULL, 0, &sandbox, &error), VMM_STATUS_BAD_CONFIG, "pool is NULL");
     FAILS(vmm_pool_get_statistics(NULL, NULL, &error), VMM_STATUS_BAD_CONFIG, "pool is NULL");
+    FAILS(vmm_vm_cache_new(1, NULL, &error), VMM_STATUS_BAD_CONFIG, "cache is NULL");
+    FAILS(vmm_vm_cache_get_statistics(NULL, NULL, &error), VMM_STATUS_BAD_CONFIG, "cache is NULL");
+    FAILS(vmm_machine_save(NULL, &saved, &error), VMM_STATUS_BAD_CONFIG, "machine is NULL");
+    FAILS(vmm_machine_restore(NULL, "", 1, &error), VMM_STATUS_BAD_CONFIG, "machine is NULL");
+    FAILS(vmm_machine_restore(NULL, NULL, 1, &error), VMM_STATUS_BAD_CONFIG, "data is NULL");
     FAILS(vmm_inspect(NULL, &inspection, &error), VMM_STATUS_BAD_CONFIG, "image is NULL");
     FAILS(vmm_inspect("no/such/image", &inspection, &error), VMM_STATUS_HOST, "no/such/image");
     FAILS(vmm_set_log(6, NULL, NULL, NULL, &error), VMM_STATUS_BAD_CONFIG, "level 6");
@@ -386,7 +398,7 @@ static void devices_answer_for_themselves(void)
 {
     static const int32_t answers[] = {VMM_FLOW_CONTINUE, VMM_FLOW_RESET, VMM_FLOW_FAIL, 99, VMM_FLOW_POWER_OFF + 9};
     static const vmm_ending endings[] = {VMM_ENDING_HALTED, VMM_ENDING_RESET, 0, 0, VMM_ENDING_POWER_OFF};
-    vmm_device_ops ops = {sizeof ops, model_read, NULL, NULL, model_drop};
+    vmm_device_ops ops = {.struct_size = sizeof ops, .read = model_read, .drop = model_drop};
     struct model model = {NULL, 0, 0, 0};
     vmm_device *device;
     vmm_machine *other;

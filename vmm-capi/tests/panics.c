@@ -22,6 +22,7 @@ struct objects {
     vmm_virtio *virtio, *new_virtio;
     vmm_view *view, *new_view;
     vmm_exits *exits, *new_exits;
+    vmm_saved *saved, *new_saved;
     vmm_report *report, *new_report;
     vmm_inspection *inspection, *new_inspection;
     vmm_sandbox_config *app, *new_app;
@@ -30,6 +31,7 @@ struct objects {
     vmm_snapshot *snapshot, *new_snapshot;
     vmm_obstacles *obstacles, *new_obstacles;
     vmm_pool *pool, *new_pool;
+    vmm_vm_cache *cache, *new_cache;
     vmm_error *failure;
     vmm_status status;
     vmm_error *error;
@@ -39,10 +41,13 @@ struct objects {
     vmm_sandbox_state sandbox_state;
     vmm_disk_statistics of_disk;
     vmm_pool_statistics of_pool;
+    vmm_vm_cache_statistics of_cache;
     vmm_sandbox_statistics of_sandbox;
     int32_t fd;
     uint8_t byte;
     char text[16];
+    const void *state_saved;
+    size_t size_saved;
 };
 
 static const uint8_t halts[] = {0xf4};
@@ -55,6 +60,18 @@ static int32_t device_read(void *user, uint32_t window, uint64_t offset, uint8_t
     (void)user, (void)window, (void)offset;
     memset(data, 0, size);
     return VMM_FLOW_CONTINUE;
+}
+
+static int32_t device_save(void *user, vmm_result *state)
+{
+    (void)user, (void)state;
+    return 0;
+}
+
+static int32_t device_restore(void *user, const uint8_t *state, size_t size)
+{
+    (void)user, (void)state;
+    return size != 0;
 }
 
 static int32_t disk_read(void *user, uint64_t at, uint8_t *data, size_t size)
@@ -95,10 +112,12 @@ static void hear(void *user, vmm_log_level level, const char *target, const char
     (void)user, (void)level, (void)target, (void)message;
 }
 
-static const vmm_device_ops device_ops = {sizeof device_ops, device_read, NULL, NULL, NULL};
-static const vmm_disk_ops disk_ops = {sizeof disk_ops, disk_read, NULL, NULL, NULL, disk_resize, NULL};
-static const vmm_peer_ops peer_ops = {sizeof peer_ops, peer_send, NULL, NULL, NULL};
-static const vmm_virtio_ops virtio_ops = {sizeof virtio_ops, idle, NULL, NULL, NULL, NULL, NULL};
+static const vmm_device_ops device_ops = {
+    .struct_size = sizeof device_ops, .read = device_read, .save = device_save, .restore = device_restore,
+};
+static const vmm_disk_ops disk_ops = {.struct_size = sizeof disk_ops, .read = disk_read, .resize = disk_resize};
+static const vmm_peer_ops peer_ops = {.struct_size = sizeof peer_ops, .send = peer_send};
+static const vmm_virtio_ops virtio_ops = {.struct_size = sizeof virtio_ops, .wake = idle};
 
 static vmm_config *description(void)
 {
@@ -136,6 +155,7 @@ static void make(struct objects *o)
     o->of_disk.struct_size = sizeof o->of_disk;
     o->of_pool.struct_size = sizeof o->of_pool;
     o->of_sandbox.struct_size = sizeof o->of_sandbox;
+    o->of_cache.struct_size = sizeof o->of_cache;
     WORKS(vmm_device_new("device", &device_ops, NULL, &o->device, &error));
     WORKS(vmm_device_add_ports(o->device, 0x50, 1, &error));
     WORKS(vmm_device_add_irq(o->device, &error));
@@ -155,6 +175,9 @@ static void make(struct objects *o)
     vmm_virtio_add_queue(o->virtio, 16);
     WORKS(vmm_machine_view(o->machine, 0, 4096, &o->view, &error));
     WORKS(vmm_machine_exits(o->machine, &o->exits, &error));
+    WORKS(vmm_machine_save(o->machine, &o->saved, &error));
+    o->state_saved = vmm_saved_data(o->saved);
+    o->size_saved = vmm_saved_size(o->saved);
     WORKS(vmm_probe(&o->report, &error));
     WORKS(vmm_inspect(guest, &o->inspection, &error));
     o->app = vmm_sandbox_config_saved(lent);
@@ -166,6 +189,7 @@ static void make(struct objects *o)
     o->canceller = vmm_sandbox_canceller(o->sandbox);
     WORKS(vmm_sandbox_snapshot(o->sandbox, &o->snapshot, &error));
     WORKS(vmm_pool_new(warm, 1, &o->pool, &error));
+    WORKS(vmm_vm_cache_new(1, &o->cache, &error));
     CHECK(vmm_machine_reset(NULL, &o->failure) == VMM_STATUS_BAD_CONFIG);
 }
 
@@ -183,6 +207,7 @@ static void release(struct objects *o)
     vmm_virtio_free(o->virtio), vmm_virtio_free(o->new_virtio);
     vmm_view_free(o->view), vmm_view_free(o->new_view);
     vmm_exits_free(o->exits), vmm_exits_free(o->new_exits);
+    vmm_saved_free(o->saved), vmm_saved_free(o->new_saved);
     vmm_report_free(o->report), vmm_report_free(o->new_report);
     vmm_inspection_free(o->inspection), vmm_inspection_free(o->new_inspection);
     vmm_sandbox_config_free(o->app), vmm_sandbox_config_free(o->new_app);
@@ -191,6 +216,7 @@ static void release(struct objects *o)
     vmm_snapshot_free(o->snapshot), vmm_snapshot_free(o->new_snapshot);
     vmm_obstacles_free(o->obstacles), vmm_obstacles_free(o->new_obstacles);
     vmm_pool_free(o->pool), vmm_pool_free(o->new_pool);
+    vmm_vm_cache_free(o->cache), vmm_vm_cache_free(o->new_cache);
     vmm_error_free(o->failure);
 }
 
@@ -291,8 +317,15 @@ static void release(struct objects *o)
     FREES(vmm_view_free, view)                                                                     \
     FAILS_(vmm_machine_get_regs, o->machine, 0, &o->regs)                                          \
     FAILS_(vmm_machine_set_regs, o->machine, 0, &o->regs)                                          \
+    FAILS_(vmm_machine_save, o->machine, &o->new_saved)                                            \
+    FAILS_(vmm_machine_restore, o->machine, o->state_saved, o->size_saved)                         \
+    TELLS(vmm_saved_data, o->saved)                                                                \
+    TELLS(vmm_saved_size, o->saved)                                                                \
+    FREES(vmm_saved_free, saved)                                                                   \
     FAILS_(vmm_machine_exits, o->machine, &o->new_exits)                                           \
     TELLS(vmm_exits_size, o->exits)                                                                \
+    TELLS(vmm_exits_traffic_size, o->exits)                                                        \
+    TELLS(vmm_exits_traffic_at, o->exits, 0)                                                       \
     TELLS(vmm_exits_at, o->exits, 0)                                                               \
     FREES(vmm_exits_free, exits)                                                                   \
     GIVES(vmm_sandbox_config_program, new_app, program)                                            \
@@ -312,6 +345,7 @@ static void release(struct objects *o)
     TELLS(vmm_sandbox_config_set_cpu_time, o->app, 1)                                              \
     TELLS(vmm_sandbox_config_set_output_limit, o->app, 1)                                          \
     TELLS(vmm_sandbox_config_set_file_limit, o->app, 1)                                            \
+    TELLS(vmm_sandbox_config_set_vm_cache, o->app, o->cache)                                       \
     TELLS(vmm_sandbox_config_set_user, o->app, 1, 1)                                               \
     TELLS(vmm_sandbox_config_set_stdin, o->app, "s", 1)                                            \
     TELLS(vmm_sandbox_config_set_stdio, o->app, 0, 1, 2)                                           \
@@ -339,6 +373,9 @@ static void release(struct objects *o)
     FAILS_(vmm_pool_new, o->snapshot, 1, &o->new_pool)                                             \
     FAILS_(vmm_pool_take, o->pool, VMM_FOREVER, &o->new_sandbox)                                   \
     FAILS_(vmm_pool_get_statistics, o->pool, &o->of_pool)                                          \
+    FAILS_(vmm_vm_cache_new, 1, &o->new_cache)                                                     \
+    FAILS_(vmm_vm_cache_get_statistics, o->cache, &o->of_cache)                                    \
+    FREES(vmm_vm_cache_free, cache)                                                                \
     FREES(vmm_pool_free, pool)                                                                     \
     FAILS_(vmm_set_log, 1, hear, NULL, NULL)
 
@@ -371,13 +408,14 @@ static const struct entry entries[] = {ENTRIES(FAILING_ENTRY, GIVING_ENTRY, TELL
 static const char *const in_callbacks[] = {
     "vmm_io_pop", "vmm_io_features", "vmm_io_config_changed", "vmm_io_need_reset", "vmm_io_hold", "vmm_io_resume",
     "vmm_chain_queue", "vmm_chain_readable", "vmm_chain_writable", "vmm_chain_read", "vmm_chain_write",
-    "vmm_chain_is_current", "vmm_chain_complete", "vmm_chain_free",
+    "vmm_chain_is_current", "vmm_chain_complete", "vmm_chain_fail", "vmm_chain_free",
     "vmm_result_int64", "vmm_result_double", "vmm_result_bytes",
 };
 
 /* What is used no more after a panic in the middle of it: the entry says so when it is called again. */
 static const char *const poisoned_by[] = {
     "vmm_machine_new", "vmm_machine_run", "vmm_machine_reset", "vmm_machine_write", "vmm_machine_set_regs",
+    "vmm_machine_save", "vmm_machine_restore",
     "vmm_device_add_ports", "vmm_disk_resize", "vmm_virtio_add_source", "vmm_sandbox_new", "vmm_sandbox_start",
     "vmm_sandbox_call", "vmm_sandbox_reset", "vmm_sandbox_config_check", "vmm_snapshot_fork", "vmm_snapshot_save",
     "vmm_pool_take",
@@ -468,6 +506,7 @@ static int32_t wake(void *user, vmm_io *io, int32_t source)
         TRY(vmm_chain_read(chain, 0, data, 5));
         TRY(vmm_chain_write(chain, 0, data, 5));
         TRY((vmm_chain_free(chain), 0));
+        TRY((vmm_chain_fail(chain, 0), 0));
         TRY((vmm_chain_complete(chain, 0), 0));
         CHECK(vmm_chain_read(chain, 0, data, 5) == 5);
         for (n = 0; n < 5; n++)
@@ -488,7 +527,7 @@ static void read_config(void *user, uint64_t offset, uint8_t *data, size_t size)
 
 static void callbacks(void)
 {
-    vmm_virtio_ops ops = {sizeof ops, wake, read_config, NULL, NULL, NULL, NULL};
+    vmm_virtio_ops ops = {.struct_size = sizeof ops, .wake = wake, .read_config = read_config};
     vmm_value text = vmm_text("two words"), score = vmm_int64(0);
     vmm_config *config = vmm_config_new();
     vmm_virtio *virtio;

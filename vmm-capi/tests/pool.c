@@ -51,6 +51,48 @@ static void a_child_has_nothing(vmm_pool *pool, vmm_sandbox *sandbox, vmm_snapsh
     CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0);
 }
 
+/* Forks take the VMs of sandboxes that are gone. */
+static void vms_are_used_again(const char *program)
+{
+    vmm_vm_cache_statistics now = {.struct_size = sizeof now};
+    vmm_sandbox_config *config = vmm_sandbox_config_program(program);
+    vmm_vm_cache *cache;
+    vmm_sandbox *app, *child;
+    vmm_snapshot *warm;
+    int n;
+
+    WORKS(vmm_vm_cache_new(1, &cache, &error));
+    vmm_sandbox_config_add_host_fn(config, "points", points, NULL, NULL);
+    vmm_sandbox_config_set_vm_cache(config, cache);
+    WORKS(vmm_sandbox_new(config, &app, &error));
+    vmm_sandbox_config_free(config);
+    WORKS(vmm_sandbox_start(app, NULL, &error));
+    WORKS(vmm_sandbox_snapshot(app, &warm, &error));
+    for (n = 0; n < 5; n++) {
+        WORKS(vmm_snapshot_fork(warm, &child, &error));
+        CHECK(score(child, "two words") == 8);
+        vmm_sandbox_free(child);
+    }
+    WORKS(vmm_vm_cache_get_statistics(cache, &now, &error));
+    CHECK(now.idle == 1 && now.reused == 4 && now.closed == 0);
+    WORKS(vmm_snapshot_fork(warm, &child, &error));
+    vmm_sandbox_free(app);
+    vmm_sandbox_free(child);
+    WORKS(vmm_vm_cache_get_statistics(cache, &now, &error));
+    CHECK(now.idle == 1 && now.reused == 5 && now.closed == 1);
+    /* What has a cache outlives it. */
+    WORKS(vmm_snapshot_fork(warm, &child, &error));
+    vmm_vm_cache_free(cache);
+    CHECK(score(child, "last") == 4);
+    vmm_sandbox_free(child);
+    vmm_snapshot_free(warm);
+
+    config = vmm_sandbox_config_program(program);
+    vmm_sandbox_config_set_vm_cache(config, NULL);
+    FAILS(vmm_sandbox_new(config, &app, &error), VMM_STATUS_BAD_CONFIG, "cache is NULL");
+    vmm_sandbox_config_free(config);
+}
+
 int main(int argc, char **argv)
 {
     vmm_sandbox *app, *first, *second, *third;
@@ -101,6 +143,7 @@ int main(int argc, char **argv)
     CHECK(score(second, "last") == 4);
     vmm_sandbox_free(second);
     vmm_sandbox_free(app);
+    vms_are_used_again(argv[1]);
     printf("%d checks\n", checks);
     return 0;
 }

@@ -1,4 +1,4 @@
-"""What Python costs: numbers.py PROGRAM, with the package at hand."""
+"""What Python costs: measure.py PROGRAM, with the package at hand."""
 
 import os
 import signal
