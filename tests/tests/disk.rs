@@ -1,7 +1,8 @@
 //! Debian's kernel uses disks with its own driver: raw, read-only and an overlay, on one and two
 //! vCPUs.
 //!
-//! As those of `linux.rs` they need a whole KVM and the guests of `tests/lab/run --guests`.
+//! As those of `linux.rs` they need a whole KVM, or the software CPU if `VMM_BACKEND` is `soft`, and the
+//! guests of `tests/lab/run --guests`.
 #![allow(
     clippy::expect_used,
     clippy::panic,
@@ -19,7 +20,7 @@ use std::{
     time::Duration,
 };
 
-use vmm_core::{Machine, boot::Linux, kvm::Kvm, machine::Outcome};
+use vmm_core::{Machine, boot::Linux, host, machine::Outcome};
 use vmm_devices::{Block, I8042, Image, Overlay, RawFile, Rtc, Serial};
 
 /// Far more than it takes; a machine may be very busy.
@@ -98,7 +99,7 @@ fn run(kernel: &Path, cpus: u32, disks: [Block; 3]) -> String {
         .cmdline("console=ttyS0 quiet panic=-1 run=disk");
     let (serial, said) = Serial::capture();
     let mut machine = Machine::builder()
-        .hypervisor(Kvm::open().expect("the lab has a KVM"))
+        .hypervisor(host::named(&backend()).expect("it was asked for"))
         .memory(256 * MIB)
         .vcpus(cpus)
         .boot(linux)
@@ -130,8 +131,16 @@ fn kernel(test: &str) -> Option<PathBuf> {
         println!("skipped: {test}: no guests here; tests/run has them, in the lab");
         return None;
     };
-    println!("{test}: on {}", vmm_core::host::probe().kvm);
+    match backend().as_str() {
+        "kvm" => println!("{test}: on {}", host::probe().kvm),
+        name => println!("{test}: on {name}"),
+    }
     Some(PathBuf::from(guests).join("vmlinuz"))
+}
+
+/// The name of what runs the guests.
+fn backend() -> String {
+    env::var("VMM_BACKEND").unwrap_or_else(|_| "kvm".to_owned())
 }
 
 /// Bytes no two sectors of which are alike.

@@ -50,7 +50,9 @@ const CMDLINE: &str = "console=ttyS0 quiet panic=-1 run=power";
 fn what_was_synced_before_a_power_cut_is_there() {
     let Some(kernel) = kernel("what_was_synced_before_a_power_cut_is_there") else { return };
     let (boots, cuts) = if is_long() { (10, 20) } else { (1, 5) };
-    for boot in 0..boots {
+    // One of them alone, where a long run did not come to its end.
+    let boot = env::var("VMM_BOOT").ok().and_then(|boot| boot.parse().ok());
+    for boot in boot.map_or(0..boots, |boot| boot..boot + 1) {
         let mut numbers = Numbers::new();
         let place = tempfile::tempdir().unwrap();
         let image = place.path().join("image");
@@ -76,7 +78,8 @@ fn what_was_synced_before_a_power_cut_is_there() {
             }
             last
         });
-        println!("{cuts} cuts, {} versions acknowledged", last.values().sum::<u64>());
+        let versions = last.values().sum::<u64>();
+        println!("boot {boot}: {cuts} cuts, {versions} versions acknowledged");
         // The last of them by a boot.
         assert_kept(&last, &found_by_a_guest(&kernel, &image));
         image::is_sound(&image);

@@ -7,6 +7,7 @@ mod machine;
 mod negotiation;
 mod property;
 mod reset;
+mod threads;
 
 use std::sync::{Arc, Mutex};
 
