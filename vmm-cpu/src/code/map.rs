@@ -40,7 +40,9 @@ pub struct CodeMap {
     notes: Mutex<[Note; NOTES]>,
 }
 
-pub(super) const WORDS: usize = 1 << 13;
+/// As many as 1 GiB has pages. Stores to a page that shares its word with code are slow: with few words
+/// that is most of a kernel's.
+pub(super) const WORDS: usize = 1 << 18;
 const GRANULE: u64 = PAGE_SIZE / 32;
 /// A CPU that is further behind forgets everything.
 const NOTES: usize = 256;
