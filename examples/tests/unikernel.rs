@@ -51,26 +51,31 @@ fn ram(mib: u32) -> String {
     format!("guest: memory map of 3 ranges, {} KiB of RAM\n", 639 + (mib - 1) * 1024)
 }
 
+/// The back ends of this host, by name.
+fn backends() -> &'static [&'static str] {
+    match host::probe().kvm {
+        KvmKind::None => &["soft"],
+        _ => &["kvm", "soft"],
+    }
+}
+
+/// One and two vCPUs, by name and as this host would choose.
 #[test]
-fn each_unikernel_is_entered_by_its_protocol_and_ends_with_its_code() -> Result {
-    // Also by name where there is a KVM, which has several vCPUs.
-    let small = match host::probe().kvm {
-        KvmKind::None => "--mem 5",
-        _ => "--mem 5 --cpus 2 --backend kvm",
-    };
+fn each_unikernel_is_entered_by_its_protocol_and_ends_alike_on_every_back_end() -> Result {
     let answer = "guest: the greatest common divisor of '1071 462 --mem' is 21\n";
     for (image, entered, way) in GUESTS {
-        for (mib, options) in [(64, ""), (5, small)] {
-            let image = built(image);
-            let mut arguments = vec![image.as_str()];
-            arguments.extend(options.split_terminator(' '));
-            arguments.extend(["--", "1071", "462", "--mem"]);
-            let output = unikernel(&arguments)?;
-            let (text, said) =
-                (String::from_utf8(output.stdout)?, String::from_utf8(output.stderr)?);
-            assert_eq!(text, format!("guest: entered {entered}\n{}{answer}", ram(mib)), "{said}");
-            assert!(said.contains(&format!("{image}: started by {way}: ")), "{said}");
-            assert_eq!(output.status.code(), Some(21));
+        for backend in [&["auto"], backends()].concat() {
+            for (mib, cpus) in [(64, "1"), (5, "2")] {
+                let (image, mem) = (built(image), mib.to_string());
+                let options = [&image, "--mem", &mem, "--cpus", cpus, "--backend", backend];
+                let output = unikernel(&[&options[..], &["--", "1071", "462", "--mem"]].concat())?;
+                let (text, said) =
+                    (String::from_utf8(output.stdout)?, String::from_utf8(output.stderr)?);
+                let all = format!("guest: entered {entered}\n{}{answer}", ram(mib));
+                assert_eq!(text, all, "on {backend}: {said}");
+                assert!(said.contains(&format!("{image}: started by {way}: ")), "{said}");
+                assert_eq!(output.status.code(), Some(21), "on {backend}");
+            }
         }
     }
     Ok(())
@@ -78,32 +83,27 @@ fn each_unikernel_is_entered_by_its_protocol_and_ends_with_its_code() -> Result 
 
 #[test]
 fn modules_reach_the_guest_in_their_order() -> Result {
-    if !runs_here("modules_reach_the_guest_in_their_order") {
-        return Ok(());
-    }
     let [first, second] = ["hello.bin", "multiboot.bin"].map(built);
     let line = |file: &str, text: &str| -> std::io::Result<String> {
         let bytes = std::fs::read(file)?;
         let (size, sum) = (bytes.len(), bytes.iter().map(|&byte| u32::from(byte)).sum::<u32>());
         Ok(format!("guest: module '{text}' of {size} bytes, their sum is {sum}\n"))
     };
-    for image in ["multiboot.bin", "multiboot.elf"].map(built) {
-        let output = unikernel(&[
-            &image,
-            "--module",
-            &format!("{first}=a=b c"),
-            "--module",
-            &second,
-            "--backend",
-            "kvm",
-        ])?;
+    let with_text = format!("{first}=a=b c");
+    for backend in backends() {
+        let by = ["--backend", backend];
+        for image in ["multiboot.bin", "multiboot.elf"].map(built) {
+            let modules = [&image, "--module", &with_text, "--module", &second];
+            let output = unikernel(&[&modules[..], &by].concat())?;
+            let text = String::from_utf8(output.stdout)?;
+            let lines = line(&first, "a=b c")? + &line(&second, "")?;
+            assert!(text.contains(&lines), "on {backend}: {text}\ninstead of\n{lines}");
+            assert_eq!(output.status.code(), Some(0), "on {backend}");
+        }
+        let output = unikernel(&[&[&built("pvh.elf"), "--module", &first], &by[..]].concat())?;
         let text = String::from_utf8(output.stdout)?;
-        let lines = line(&first, "a=b c")? + &line(&second, "")?;
-        assert!(text.contains(&lines), "{text}\ninstead of\n{lines}");
-        assert_eq!(output.status.code(), Some(0));
+        assert!(text.contains(&line(&first, "")?), "on {backend}: {text}");
     }
-    let output = unikernel(&[&built("pvh.elf"), "--module", &first])?;
-    assert!(String::from_utf8(output.stdout)?.contains(&line(&first, "")?));
     Ok(())
 }
 
