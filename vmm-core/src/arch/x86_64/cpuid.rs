@@ -236,11 +236,16 @@ impl CpuModel {
     #[must_use]
     pub fn common_with(mut self, other: &Self) -> Self {
         let held = other.regs(STATE_COMPONENTS, 0);
+        // A model may come from a file, with an index that no component has.
+        let is_held = |index| {
+            let all = u64::from(held[3]) << 32 | u64::from(held[0]);
+            all.checked_shr(index).is_some_and(|bits| bits & 1 == 1)
+        };
         for leaf in &mut self.leaves {
             let index = if leaf.indexed { leaf.index } else { 0 };
             if leaf.function == STATE_COMPONENTS && index == 0 {
                 (leaf.regs[0], leaf.regs[3]) = (leaf.regs[0] & held[0], leaf.regs[3] & held[3]);
-            } else if leaf.function == STATE_COMPONENTS && index > 1 && held[0] >> index & 1 == 0 {
+            } else if leaf.function == STATE_COMPONENTS && index > 1 && !is_held(index) {
                 leaf.regs = [0; 4];
             }
             let others = other.regs(leaf.function, index);
@@ -486,6 +491,20 @@ mod tests {
             less.clone().with(Feature::SMEP).leaf(7, 0)
         );
         assert_eq!(less.joined_with(&whole).leaf(7, 0), whole.without(Feature::SMEP).leaf(7, 0));
+    }
+
+    #[test]
+    fn state_components_that_are_not_common_or_not_there_are_taken_away() {
+        let component = |index| CpuidLeaf {
+            function: STATE_COMPONENTS,
+            index,
+            indexed: true,
+            regs: [if index == 0 { 7 } else { 64 }, 576, 0, 2],
+        };
+        let model = CpuModel::from_leaves([0, 2, 3, 33, 40, 99, u32::MAX].map(component).to_vec());
+        let common = model.clone().common_with(&model);
+        let left = [2, 3, 33, 40, 99, u32::MAX].map(|number| common.state_component(number).0 > 0);
+        assert_eq!(left, [true, false, true, false, false, false]);
     }
 
     #[test]
