@@ -10,7 +10,7 @@ use crate::op::Op;
 /// What a CPU has decoded.
 ///
 /// Blocks are known by the host page they are in, so that all addresses of a page share them. The
-/// room is fixed; when it is used up, everything goes.
+/// room grows to a limit; when that is used up, everything goes.
 #[derive(Debug)]
 pub(crate) struct Code {
     pub(crate) ops: Vec<Op>,
@@ -53,8 +53,10 @@ const NOBODY: u32 = u32::MAX;
 impl Code {
     pub(crate) fn new() -> Self {
         Self {
-            ops: Vec::with_capacity(OPS),
-            blocks: Vec::with_capacity(BLOCKS),
+            // Not of their full size: of large blocks that come and go, an allocator keeps more and
+            // more pages that were written once.
+            ops: Vec::new(),
+            blocks: Vec::new(),
             buckets: vec![NOBODY; BUCKETS].into(),
             words: vec![0; WORDS].into(),
         }
@@ -151,11 +153,9 @@ impl Code {
     /// Forgets everything. Marks stay: they go when something is written there.
     pub(crate) fn clear(&mut self) {
         self.ops.clear();
-        // There are more words than blocks, and most were never used.
-        for block in self.blocks.drain(..) {
-            self.words[word(block.start)] = 0;
-        }
+        self.blocks.clear();
         self.buckets.fill(NOBODY);
+        self.words.fill(0);
     }
 }
 
