@@ -114,8 +114,8 @@ impl Pool {
     /// Takes a sandbox that is as the snapshot says; waits while all are in use.
     ///
     /// # Errors
-    /// What [`Snapshot::fork`] said, if there is no sandbox at all; the next call has it tried
-    /// again. `WrongProcess` in a child of `fork()`.
+    /// What [`Snapshot::fork`] said, if there is no sandbox at all: each call has it tried once more.
+    /// `WrongProcess` in a child of `fork()`.
     pub fn take(&self) -> Result<Lease> {
         loop {
             // Longer than anybody waits.
@@ -132,6 +132,10 @@ impl Pool {
     pub fn take_within(&self, limit: Duration) -> Result<Option<Lease>> {
         let start = Instant::now();
         let mut state = self.shared.open()?;
+        // What stood in the way of the last one may be gone.
+        if state.alive == 0 && state.failed.take().is_some() {
+            self.shared.changed.notify_all();
+        }
         let mut waited = false;
         loop {
             if let Some(lease) = self.shared.lend(&mut state)? {
