@@ -3,7 +3,7 @@
 #![no_std]
 #![no_main]
 
-use vmm_guest::{call, export, ready};
+use vmm_guest::{call, export, identity, ready};
 
 export! {
     fn twice(n: i64) -> i64 {
@@ -12,6 +12,10 @@ export! {
 
     fn longest(text: &str) -> usize {
         text.split(' ').map(str::len).max().unwrap_or(0)
+    }
+
+    fn who(bytes: &mut [u8]) {
+        bytes.copy_from_slice(&identity());
     }
 
     /// What the C library calls.

@@ -2,7 +2,7 @@
 
 use std::{ffi::CStr, sync::Mutex};
 
-use vmm_guest::{Error, call, call_into, export, ready};
+use vmm_guest::{Error, call, call_into, export, identity, ready};
 
 static SEEN: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
@@ -71,6 +71,10 @@ export! {
         ];
         let named = errors.map(|error| error.map_or_else(|error| format!("{error:?}"), |()| "none".into()));
         format!("{} {:?}", named.join(" "), ready())
+    }
+
+    fn who(bytes: &mut [u8]) {
+        bytes.copy_from_slice(&identity());
     }
 
     fn panics(why: &str) {

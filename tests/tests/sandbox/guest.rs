@@ -1,5 +1,7 @@
 //! Programs in Rust that use the crate `vmm-guest`.
 
+use std::collections::BTreeSet;
+
 use vmm_core::ErrorKind;
 use vmm_sandbox::{Builder, Cause, Outcome, Sandbox, State};
 
@@ -97,6 +99,34 @@ fn a_program_in_rust_calls_its_host() {
     assert!(ask(&mut app, "abcde").starts_with("Err(Cut(25)) "));
     let said: String = app.call("ask_wrongly", ()).unwrap();
     assert_eq!(said, "NotFound NotFound NotFound Arguments Arguments Result NoSandbox");
+}
+
+#[test]
+fn a_program_in_rust_knows_which_sandbox_it_is_in() {
+    let test = "a_program_in_rust_knows_which_sandbox_it_is_in";
+    if !can_run_rust(test, rust!("typed")) || !can_run_rust(test, rust!("bare")) {
+        return;
+    }
+    let bare = Sandbox::image(rust!("bare")).host_fn("double", |n: i64| 2 * n);
+    for mut app in [ready(typed()), ready(bare)] {
+        let mut seen = BTreeSet::new();
+        let mut look = |app: &mut Sandbox| {
+            let mut identity = [0xff; 16];
+            app.call::<()>("who", (identity.as_mut_slice(),)).unwrap();
+            assert_eq!(identity, app.identity());
+            seen.insert(identity);
+        };
+        look(&mut app);
+        let snapshot = app.snapshot().unwrap();
+        let mut child = snapshot.fork().unwrap();
+        look(&mut child);
+        look(&mut child);
+        child.reset(&snapshot).unwrap();
+        look(&mut child);
+        look(&mut snapshot.fork().unwrap());
+        look(&mut app);
+        assert_eq!((seen.len(), seen.first()), (4, Some(&[0; 16])));
+    }
 }
 
 #[test]

@@ -36,6 +36,7 @@ extern crate alloc;
 mod error;
 mod export;
 mod host;
+mod identity;
 mod system;
 #[cfg(feature = "alloc")]
 mod text;
@@ -45,6 +46,7 @@ pub use error::Error;
 pub use export::Kept;
 pub use export::{Parameter, Return};
 pub use host::{Answer, Argument, Arguments, Value, call, call_into};
+pub use identity::identity;
 
 /// The version of what a program and its host agree on. It is in a note of the program; a host that
 /// does not know it refuses to load the program.
@@ -69,5 +71,6 @@ mod tests {
         assert_eq!(ready(), Error::NoSandbox);
         assert_eq!(call::<i64>("points", ("word", 1_u8, 0.5, true)), Err(Error::NoSandbox));
         assert_eq!(call_into("points", (), &mut [0; 4]), Err(Error::NoSandbox));
+        assert_eq!(identity(), [0; 16]);
     }
 }
