@@ -6,6 +6,11 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+static const long aligned[2];
+static const float zero;
+/* No exception is masked, in MXCSR and in the x87's control word. */
+static const int mxcsr, control_word = 0x340;
+
 static void recurse(volatile int *depth)
 {
     volatile char frame[4096];
@@ -84,6 +89,16 @@ int main(int argc, char **argv)
         __asm__ volatile("divl %%ecx" ::"a"(1), "c"(0), "d"(0));
     if (!strcmp(what, "step"))
         __asm__ volatile("pushfq; orl $0x100, (%rsp); popfq; nop; nop");
+    if (!strcmp(what, "unaligned"))
+        __asm__ volatile("pushfq; orl $0x40000, (%%rsp); popfq; movl 1(%0), %%eax" ::"r"(aligned) : "rax");
+    if (!strcmp(what, "vectors"))
+        __asm__ volatile("ldmxcsr %0; divss %1, %%xmm0" ::"m"(mxcsr), "m"(zero) : "xmm0");
+    if (!strcmp(what, "x87"))
+        __asm__ volatile("fldcw %0; fld1; fdivs %1; fwait" ::"m"(control_word), "m"(zero));
+    if (!strcmp(what, "address"))
+        return *(volatile char *)(1UL << 63);
+    if (!strcmp(what, "push"))
+        __asm__ volatile("mov %0, %%rsp; push %%rax" ::"r"(1UL << 63));
     if (!strcmp(what, "enter"))
         ((void (*)(void))0x7fffffff0060)();
     if (!strcmp(what, "abort"))

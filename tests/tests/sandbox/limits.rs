@@ -199,6 +199,11 @@ fn what_no_program_may_do_kills_it_with_the_reason() {
         ("interrupt", ""),
         ("divide", "division error"),
         ("step", ""),
+        ("unaligned", "unaligned access"),
+        ("vectors", "SIMD floating-point error"),
+        ("x87", "x87 floating-point error"),
+        ("address", "general protection fault"),
+        ("push", ""),
         ("enter", ""),
         ("abort", "signal 6"),
     ] {

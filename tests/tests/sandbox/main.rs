@@ -55,3 +55,8 @@ fn can_run(test: &str) -> bool {
     }
     true
 }
+
+/// Whether what takes long is tested too.
+fn is_long() -> bool {
+    std::env::var("VMM_LONG").as_deref() == Ok("1")
+}

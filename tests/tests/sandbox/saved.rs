@@ -167,6 +167,7 @@ fn a_program_is_saved_before_its_start_and_in_the_middle() {
     let path = directory.path().join("part.vmm");
     let soft = crate::backend().name() == "soft";
     let (rounds, moments) = if soft { ("8", 8) } else { ("40", 30) };
+    let moments = if crate::is_long() { 100 } else { moments };
     let builder = Sandbox::image(program!("compute")).args(["compute", rounds]);
     let mut plain = builder.hypervisor(crate::backend()).build().unwrap();
     plain.snapshot().unwrap().save(&path).unwrap();
@@ -181,12 +182,13 @@ fn a_program_is_saved_before_its_start_and_in_the_middle() {
     };
     finish(open(&path));
     let part = directory.path().join("moment.vmm");
+    // The moments are spread over the run, whatever this host makes of its length.
+    let mut step = whole.mul_f64(0.9) / 10;
     let mut taken = 0;
     while taken < moments {
         let mut sandbox = open(&path);
         let canceller = sandbox.canceller();
-        // The moments are spread over the run, whatever this host makes of its length.
-        let step = whole.mul_f64(0.9) / 10;
+        let taken_before = taken;
         let interrupter = thread::spawn(move || {
             for _ in 0..10 {
                 thread::sleep(step);
@@ -209,6 +211,10 @@ fn a_program_is_saved_before_its_start_and_in_the_middle() {
         assert_eq!(outcome, Outcome::Exited(0));
         assert_eq!(sandbox.take_stdout(), result);
         interrupter.join().unwrap();
+        if taken == taken_before {
+            // The run that was timed had less of the processor than this one.
+            step /= 2;
+        }
     }
 }
 
@@ -283,8 +289,16 @@ fn a_back_end_that_hides_cpuid_needs_no_promise() {
     let hides = here.name() == "soft" || host::probe().kvm == host::KvmKind::Whole;
     let found = elsewhere.check().unwrap();
     if hides {
-        assert_eq!(found, [], "only the baseline was seen");
-        assert_eq!(answers(&mut elsewhere.build().unwrap()), ADVANCED);
+        // There and back again: only the baseline was seen on either.
+        for hypervisor in [soft(), Arc::clone(&here), soft(), here] {
+            let name = hypervisor.name();
+            let builder = opened(&path, hypervisor);
+            assert_eq!(builder.check().unwrap(), [], "{name}");
+            let mut sandbox = builder.build().unwrap();
+            let snapshot = sandbox.snapshot().unwrap();
+            assert_eq!(answers(&mut sandbox), ADVANCED, "{name}");
+            snapshot.save(&path).unwrap();
+        }
         return;
     }
     // The processor's own features were there to be seen, and the software CPU lacks some of them.
@@ -338,7 +352,7 @@ fn every_change_and_every_cut_is_refused_with_the_section() {
         assert_eq!(error.kind(), ErrorKind::Snapshot, "{said}");
         assert!(names.iter().any(|name| said.contains(name)), "{said}");
     };
-    let step = if std::env::var("VMM_LONG").as_deref() == Ok("1") { 1 } else { 61 };
+    let step = if crate::is_long() { 1 } else { 61 };
     for at in (0..bytes.len()).step_by(step) {
         let mut changed = bytes.clone();
         changed[at] ^= 1 << (at / step % 8);

@@ -1,6 +1,7 @@
 //! Snapshots, forks and resets: nothing passes between sandboxes, and all of one comes back.
 
 use std::{
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
     thread,
     time::{Duration, Instant},
 };
@@ -263,6 +264,7 @@ fn a_computation_goes_on_from_wherever_it_was_snapshot() {
     }
     let soft = crate::backend().name() == "soft";
     let (rounds, moments) = if soft { ("8", 20) } else { ("40", 100) };
+    let moments = if crate::is_long() { 100 } else { moments };
     let new = || {
         let builder = Sandbox::image(program!("compute")).args(["compute", rounds]);
         builder.hypervisor(crate::backend()).build().unwrap()
@@ -275,12 +277,13 @@ fn a_computation_goes_on_from_wherever_it_was_snapshot() {
         assert_eq!(sandbox.start().unwrap(), Outcome::Exited(0));
         assert_eq!(sandbox.take_stdout(), result);
     };
+    // The moments are spread over the run, whatever this host makes of its length.
+    let mut step = whole.mul_f64(0.9) / 10;
     let mut taken = 0;
     while taken < moments {
         let mut sandbox = new();
         let canceller = sandbox.canceller();
-        // The moments are spread over the run, whatever this host makes of its length.
-        let step = whole.mul_f64(0.9) / 10;
+        let taken_before = taken;
         let interrupter = thread::spawn(move || {
             for _ in 0..10 {
                 thread::sleep(step);
@@ -300,25 +303,10 @@ fn a_computation_goes_on_from_wherever_it_was_snapshot() {
         assert_eq!(outcome, Outcome::Exited(0));
         assert_eq!(sandbox.take_stdout(), result);
         interrupter.join().unwrap();
-    }
-}
-
-#[test]
-fn many_children_live_at_once_and_leave_nothing() {
-    if !can_run("many_children_live_at_once_and_leave_nothing") {
-        return;
-    }
-    let mut parent = warm();
-    let before = hash(&mut parent);
-    let snapshot = parent.snapshot().unwrap();
-    let mut children: Vec<_> = (0..64).map(|_| snapshot.fork().unwrap()).collect();
-    for (n, child) in children.iter_mut().enumerate() {
-        child.call::<()>("touch", (n as i64,)).unwrap();
-        assert_eq!(child.call::<i64>("count", ()).unwrap(), 1);
-    }
-    for child in &mut children {
-        child.reset(&snapshot).unwrap();
-        assert_eq!(hash(child), before);
+        if taken == taken_before {
+            // The run that was timed had less of the processor than this one.
+            step /= 2;
+        }
     }
 }
 
@@ -330,11 +318,16 @@ fn threads_fork_and_reset_at_once() {
     let mut parent = warm();
     let before = hash(&mut parent);
     let snapshot = parent.snapshot().unwrap();
+    let (begun, forks) = (Instant::now(), AtomicU64::new(0));
+    let long = Duration::from_secs(if crate::is_long() { 60 } else { 0 });
     thread::scope(|scope| {
         for number in 0..8_i64 {
-            let snapshot: &Snapshot = &snapshot;
+            let (snapshot, forks): (&Snapshot, _) = (&snapshot, &forks);
             scope.spawn(move || {
-                for _ in 0..3 {
+                let mut own = 0;
+                while own < 3 || begun.elapsed() < long {
+                    own += 1;
+                    forks.fetch_add(1, Relaxed);
                     let mut child = snapshot.fork().unwrap();
                     for round in 0..4 {
                         child.call::<()>("touch", (number * 10 + round,)).unwrap();
@@ -347,4 +340,5 @@ fn threads_fork_and_reset_at_once() {
         }
         parent.call::<()>("rewrite", (5_i64,)).unwrap();
     });
+    println!("{} forks by 8 threads", forks.into_inner());
 }
