@@ -153,9 +153,11 @@ impl Code {
     /// Forgets everything. Marks stay: they go when something is written there.
     pub(crate) fn clear(&mut self) {
         self.ops.clear();
-        self.blocks.clear();
+        // There are more words than blocks, and most were never used.
+        for block in self.blocks.drain(..) {
+            self.words[word(block.start)] = 0;
+        }
         self.buckets.fill(NOBODY);
-        self.words.fill(0);
     }
 }
 
