@@ -9,7 +9,7 @@
 #include "../tests/check.h"
 #include "../tests/testing.h"
 
-enum { PAIRS = 101, ACCESSES = 100000, CALLS = 2000 };
+enum { PAIRS = 1001, ACCESSES = 20000, CALLS = 200 };
 
 static double now(void)
 {

@@ -3,6 +3,7 @@
 import gc
 import logging
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -176,6 +177,86 @@ def test_a_source_wakes_a_virtio_device_that_kept_a_chain(driver):
     os.close(later.writer)
 
 
+def test_what_passes_by_a_virtio_device_is_counted(driver):
+    class Refuses(Mirror):
+        def wake(self, io, source):
+            while (chain := io.pop()) is not None:
+                chain.write(chain.read()[::-1])
+                chain.fail()
+
+    settings = {"memory": 4 << 20, "boot": vmm.Elf64(driver, "echo"), "debug_exit": True}
+    with vmm.Machine(**settings, backend="soft", devices=[Refuses()], accounting="counts") as m:
+        assert m.run().code == 0
+        (traffic,) = m.traffic()
+    assert (traffic.name, traffic.requests, traffic.errors) == ("mirror", 1, 1)
+    assert (traffic.read_bytes, traffic.written_bytes) == (5, 5) and traffic.notifications >= 1
+
+
+class Terminal:
+    """The other end of a console, in Python."""
+
+    def __init__(self, *given):
+        self.readable, self.writer = os.pipe()
+        os.write(self.writer, b"!")
+        self.given, self.said, self.most = list(given), b"", 100
+
+    def send(self, data):
+        self.said += data[: self.most]
+        return min(len(data), self.most)
+
+    def receive(self, size):
+        return self.given.pop(0) if self.given else None
+
+    def close(self):
+        os.close(self.readable)
+        os.close(self.writer)
+
+
+def test_a_console_in_python_talks_to_a_guest(driver):
+    terminal = Terminal(b"input")
+    with vmm.Console(terminal, size=(80, 25)) as console:
+        assert drive(driver, "console", consoles=[console]) == 0
+        with pytest.raises(vmm.WrongState):
+            drive(driver, "console", consoles=[console])
+    assert terminal.said == b"hello\n"
+    # A few bytes at a time.
+    terminal.given, terminal.said, terminal.most = [b"input"], b"", 4
+    assert drive(driver, "console", consoles=[vmm.Console(terminal, size=(80, 25))]) == 0
+    assert terminal.said == b"hello\n"
+    terminal.close()
+
+
+def test_a_console_has_sockets_and_pipes(driver):
+    ours, theirs = socket.socketpair()
+    ours.send(b"input")
+    assert drive(driver, "console", consoles=[vmm.Console(theirs, size=(80, 25))]) == 0
+    assert ours.recv(100) == b"hello\n"
+    pair = (theirs.fileno(), theirs.fileno())
+    ours.send(b"input")
+    assert drive(driver, "console", consoles=[vmm.Console(pair, size=(80, 25))]) == 0
+    assert ours.recv(100) == b"hello\n"
+    ours.close()
+    theirs.close()
+
+
+def test_what_the_other_end_of_a_console_raises_is_logged(driver, caplog):
+    def refuses(data):
+        raise KeyError(data)
+
+    # The guest is not kept waiting for what cannot be sent.
+    terminal = Terminal(b"input")
+    terminal.send = refuses
+    assert drive(driver, "console", consoles=[vmm.Console(terminal, size=(80, 25))]) == 0
+    assert {record.exc_info[0] for record in caplog.records} == {KeyError}
+    with pytest.raises(TypeError, match="5"):
+        vmm.Console(5)
+    with pytest.raises(vmm.HostError):
+        vmm.Console((None, 1 << 20))
+    with pytest.raises(vmm.Error, match="port"):
+        vmm.Console(print, ports={"": print})
+    terminal.close()
+
+
 def test_what_a_virtio_device_raises_is_raised_by_run(driver):
     class Bad(Mirror):
         def wake(self, io, source):
@@ -293,9 +374,17 @@ def test_machines_on_kvm_do_not_grow():
 
 def test_the_interpreter_ends_while_a_machine_runs():
     program = (
-        "import logging, vmm\n"
+        "import logging, sys, vmm\n"
         "vmm.log_to(logging.getLogger('vmm'), logging.DEBUG)\n"
         "m = vmm.Machine(memory=1 << 20, boot=vmm.LongMode(b'\\xeb\\xfe'), interrupts=False)\n"
         "m.start()\n"
+        # These have threads too, and what is kept here is freed after everything else.
+        "class Zeros:\n"
+        "    def read(self, at, size): return bytes(size)\n"
+        "disks = [vmm.Disk.of(Zeros(), 512)]\n"
+        "more = vmm.Machine(memory=1 << 20, boot=vmm.LongMode(b'\\xeb\\xfe'), backend='soft', disks=disks,\n"
+        "    consoles=[vmm.Console(print)])\n"
+        "more.start()\n"
+        "sys.kept = disks, more\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=300)

@@ -1,4 +1,4 @@
-"""A Linux guest whose root is a disk in Python, on the software CPU."""
+"""A Linux guest whose root is a disk in Python, with a console in Python, on the software CPU."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ from .test_devices import Store
 #: Process 1 of the RAM disk: finds the disk, and goes over to it.
 BEFORE = """#!/bin/sh
 mount -t devtmpfs dev /dev
-for module in virtio_ring virtio virtio_mmio virtio_blk; do
+for module in virtio_ring virtio virtio_mmio virtio_blk virtio_console; do
     insmod /modules/$module.ko
 done
 mount -t ext2 /dev/vda /mnt
@@ -25,12 +25,42 @@ exec switch_root /mnt /init
 #: Process 1 of the disk.
 INIT = """#!/bin/sh
 /bin/busybox mount -t proc proc /proc
+/bin/busybox mount -t devtmpfs dev /dev
 /bin/busybox cat /greeting
+# What the driver of the console finds comes by and by.
+until echo "guest: hello on hvc0" 2>/dev/null >/dev/hvc0; do /bin/busybox sleep 0.1; done
+until set -- /dev/vport*p1 && [ -c $1 ]; do /bin/busybox sleep 0.1; done
+exec 3<>$1
+echo question >&3
+read answer <&3
+exec 3>&-
+echo "guest: the answer is $answer"
 /bin/busybox seq 20000 | /bin/busybox sha256sum >/answer
 /bin/busybox grep ' / ' /proc/mounts
 /bin/busybox umount -a -r
 /bin/busybox poweroff -f
 """
+
+
+class Agent:
+    """The other end of a named port: answers one question."""
+
+    def __init__(self):
+        self.readable, self.writer = os.pipe()
+        os.set_blocking(self.readable, False)
+        self.asked, self.states = b"", []
+
+    def send(self, data):
+        self.asked += data
+        if self.asked.endswith(b"\n"):
+            os.write(self.writer, b"forty-two\n")
+
+    def receive(self, size):
+        # Raises BlockingIOError if there is nothing.
+        return os.read(self.readable, size)
+
+    def opened(self, is_open):
+        self.states.append(is_open)
 
 
 def archive(name, data, mode):
@@ -75,6 +105,8 @@ def test_a_disk_in_python_is_the_root_of_linux(tmp_path):
     there = (Path(guests) / "initrd").read_bytes()
     initrd.write_bytes(there + bytes(-len(there) % 4) + archive("init", BEFORE.encode(), 0o100755))
     disk = vmm.Disk.of(store, len(store.bytes)).configure(serial="python")
+    said, agent = [], Agent()
+    terminal = vmm.Console(said.append, ports={"agent": agent})
     with open(tmp_path / "console", "w+b") as console:
         with vmm.Machine(
             memory=256 << 20,
@@ -84,16 +116,22 @@ def test_a_disk_in_python_is_the_root_of_linux(tmp_path):
             rtc=True,
             i8042=True,
             disks=[disk],
+            consoles=[terminal],
         ) as machine:
             machine.start()
             end = time.monotonic() + 900
             while (outcome := machine.poll()) is None:
                 assert time.monotonic() < end, Path(console.name).read_text()
                 time.sleep(0.05)
-        said = Path(console.name).read_text()
-    assert (outcome.ending, outcome.code) == (vmm.Ending.POWER_OFF, 0), said
-    assert "guest: greetings from a disk in Python" in said
-    assert "/dev/root / ext2 rw" in said or "/dev/vda / ext2 rw" in said, said
+        text = Path(console.name).read_text()
+    assert (outcome.ending, outcome.code) == (vmm.Ending.POWER_OFF, 0), text
+    assert "guest: greetings from a disk in Python" in text
+    assert "guest: the answer is forty-two" in text
+    assert "/dev/root / ext2 rw" in text or "/dev/vda / ext2 rw" in text, text
+    assert b"".join(said) == b"guest: hello on hvc0\r\n"
+    assert agent.asked == b"question\n" and agent.states == [True, False]
+    os.close(agent.readable)
+    os.close(agent.writer)
     # What the guest has written is in the store, as its own file system says.
     image = tmp_path / "after"
     image.write_bytes(store.bytes)

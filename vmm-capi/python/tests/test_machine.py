@@ -159,6 +159,53 @@ def test_exits_are_counted():
         machine(HALT, accounting="seconds")
 
 
+class Counter(Echo):
+    """Counts its reads, and can be saved."""
+
+    ports = [(0x50, 1), (0x60, 1)]
+
+    def read(self, window, offset, size):
+        self.value += 1
+        return self.value
+
+    def save(self):
+        return bytes([self.value])
+
+    def restore(self, state):
+        (self.value,) = state
+
+
+def test_a_machine_that_is_saved_goes_on_elsewhere():
+    # in al, 0x50; hlt; in al, 0x50; out 0x50, al
+    code = b"\xe4\x50\xf4\xe4\x50\xe6\x50"
+    with machine(code, devices=[Counter(4)]) as first:
+        assert first.run().ending is vmm.Ending.HALTED
+        saved, memory = first.save(), first.read(0, 1 << 20)
+    with machine(code, devices=[Counter(0)]) as second:
+        second.write(0, memory)
+        second.restore(saved)
+        assert second.run().code == 6
+    with machine(HALT, devices=[Echo(0)]) as m, pytest.raises(vmm.Unsupported, match="echo"):
+        m.save()
+    with machine(HALT) as m, pytest.raises(vmm.Incompatible):
+        m.restore(saved)
+    with machine(HALT) as m, pytest.raises(vmm.SnapshotError):
+        m.restore(b"no")
+
+
+def test_what_a_device_raises_is_raised_by_save_and_restore():
+    class Refuses(Counter):
+        def restore(self, state):
+            raise LookupError(state)
+
+    m = machine(HALT, devices=[Refuses(3)])
+    saved = m.save()
+    with pytest.raises(LookupError):
+        m.restore(saved)
+    with machine(HALT, devices=[Counter(300)]) as m, pytest.raises(ValueError):
+        m.save()
+
+
 def test_a_child_of_fork_has_nothing():
     m = machine(HALT)
     child = os.fork()

@@ -223,6 +223,20 @@ def test_a_pool_serves_eight_threads(program):
     assert counts == [0] * 40
 
 
+def test_vms_are_used_again(program):
+    with vmm.VmCache(1) as vms:
+        with vmm.Sandbox(program, vm_cache=vms) as sandbox:
+            sandbox.start()
+            warm = sandbox.snapshot()
+        # The first one's is there for the next.
+        for n in range(4):
+            with warm.fork() as child:
+                assert child.call("count", n) == n
+        assert vms.statistics() == vmm.VmCacheStatistics(idle=1, reused=4, closed=0)
+    with warm.fork() as child:
+        assert child.call("count", 5) == 5
+
+
 def test_a_sandbox_counts(ready):
     before = ready.statistics()
     assert before.memory > 4096 and before.system_calls > 0

@@ -26,23 +26,26 @@ from .error import (
     WrongProcess,
     WrongState,
 )
+from .console import Console
 from .device import Device, PowerOff, Reset
 from .disk import Disk, DiskStatistics
 from .library import version
 from .log import log_to
-from .machine import Elf64, Exits, Linux, LongMode, Machine, Multiboot, Pvh, RealMode
+from .machine import Elf64, Exits, Linux, LongMode, Machine, Multiboot, Pvh, RealMode, Traffic
 from .obstacle import Obstacle, ObstacleKind
 from .outcome import Cause, Ending, Outcome, State
 from .pool import Pool, PoolStatistics
 from .probe import Inspection, KvmKind, Report, Way, inspect, probe
 from .sandbox import Sandbox, SandboxStatistics, Snapshot, int32
 from .virtio import Chain, Io, VirtioDevice
+from .vm_cache import VmCache, VmCacheStatistics
 
 __all__ = [
     "BadConfig",
     "BadImage",
     "Cause",
     "Chain",
+    "Console",
     "Device",
     "Disk",
     "DiskStatistics",
@@ -81,8 +84,11 @@ __all__ = [
     "Snapshot",
     "SnapshotError",
     "State",
+    "Traffic",
     "Unsupported",
     "VirtioDevice",
+    "VmCache",
+    "VmCacheStatistics",
     "Way",
     "WrongProcess",
     "WrongState",

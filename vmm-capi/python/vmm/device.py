@@ -58,6 +58,16 @@ class Device:
     def reset(self) -> None:
         """Back to power-on."""
 
+    def save(self) -> bytes:
+        """For `Machine.save`: what a device like this one needs to go on where this one stands. One
+        that does not say cannot be saved.
+        """
+        raise NotImplementedError
+
+    def restore(self, state: bytes) -> None:
+        """For `Machine.restore`, after `reset`: becomes what was saved, which is not to be trusted."""
+        raise NotImplementedError
+
     def interrupt(self) -> None:
         """Interrupts the guest once, by the device's line; from any thread."""
         call(lib.vmm_device_interrupt, self._made or ffi.NULL)
@@ -127,6 +137,33 @@ def _reset(user: Any) -> None:
         device._failed = raised
 
 
+@ffi.callback("int32_t(void *, vmm_result *)", error=1)
+def _save(user: Any, state: Any) -> int:
+    device = ffi.from_handle(user)
+    try:
+        data = bytes(device.save())
+        lib.vmm_result_bytes(state, data, len(data))
+        return 0
+    except NotImplementedError:
+        return 1
+    except BaseException as raised:
+        device._failed = raised
+        return 1
+
+
+@ffi.callback("int32_t(void *, const uint8_t *, size_t)", error=1)
+def _restore(user: Any, state: Any, size: int) -> int:
+    device = ffi.from_handle(user)
+    try:
+        device.restore(bytes(ffi.buffer(state, size)))
+        return 0
+    except NotImplementedError:
+        return 1
+    except BaseException as raised:
+        device._failed = raised
+        return 1
+
+
 _OPS = ffi.new(
     "vmm_device_ops *",
     {
@@ -137,5 +174,7 @@ _OPS = ffi.new(
         ),
         "reset": _reset,
         "drop": Kept.drop,
+        "save": _save,
+        "restore": _restore,
     },
 )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Optional, Union
 
 from .error import call
-from .library import Kept, ffi, lib, path
+from .library import Kept, close_at_exit, ffi, lib, path
 
 PathName = Union[str, bytes, "os.PathLike[str]"]
 _logger = logging.getLogger("vmm")
@@ -106,6 +106,7 @@ class Disk:
         call(make, *arguments, made)
         disk = cls.__new__(cls)
         disk._disk = ffi.gc(made[0], lib.vmm_disk_free)
+        close_at_exit(disk)
         return disk
 
     def configure(

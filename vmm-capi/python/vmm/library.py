@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import weakref
 from pathlib import Path
 from typing import Any, Optional
 
@@ -40,6 +42,22 @@ def path(name: "os.PathLike[str] | str | bytes") -> bytes:
 def nanoseconds(seconds: Optional[float]) -> int:
     """A limit of time as C wants it: 0 for none, and never 0 for some."""
     return 0 if seconds is None else max(1, int(seconds * 1e9))
+
+
+#: What may have threads of the library's that call Python, in the order it was made.
+_open: "weakref.WeakValueDictionary[int, Any]" = weakref.WeakValueDictionary()
+
+
+def close_at_exit(made: Any) -> None:
+    """Has it closed while there still is an interpreter that those threads can call."""
+    _open[id(made)] = made
+
+
+@atexit.register
+def _close_all() -> None:
+    # The newest first: machines before their disks.
+    for made in reversed(list(_open.values())):
+        made.close()
 
 
 class Kept:

@@ -8,10 +8,11 @@ import select
 from dataclasses import dataclass
 from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
+from .console import Console
 from .device import Device
 from .disk import Disk
 from .error import Error, call
-from .library import ffi, lib, path, text
+from .library import close_at_exit, ffi, lib, path, text
 from .outcome import Outcome, State
 from .virtio import VirtioDevice
 
@@ -100,11 +101,38 @@ class Exits:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Traffic:
+    """What has passed between a virtio device and its driver."""
+
+    #: The device's name.
+    name: str
+    #: How often the driver rang.
+    notifications: int
+    #: How often the device interrupted.
+    interrupts: int
+    #: Chains of buffers that the device took.
+    requests: int
+    #: Bytes in those of their buffers that the device reads.
+    read_bytes: int
+    #: Bytes that the device told the driver it has written.
+    written_bytes: int
+    #: Chains that failed, and mistakes of the driver's that stopped the device.
+    errors: int
+
+
 class Machine:
     """A virtual machine; also a context manager, which frees it.
 
-    `serial` is a pair of descriptors, input and output, either of which may be None. With
-    `accounting`, "counts" or "times", `exits` tells how often the guest was left.
+    `memory` is in bytes, a multiple of 4096; `boot` is what it runs. `backend` is "kvm", "soft" for the
+    CPU in software, or "auto" for the best of this host. Without `interrupts` there are no interrupt
+    controllers, and HLT ends a run. `serial` is a pair of descriptors, input and output, either of
+    which may be None. `rtc` is a PC's clock, `i8042` what kernels reset it by, `rng` a source of random
+    numbers; a byte written to I/O port 0xf4 powers it off with that code if there is `debug_exit`. With
+    `accounting`, "counts" or "times", `exits` tells how often the guest was left and `traffic` what
+    virtio devices did.
+
+    Any thread may use it, several at once.
 
     >>> machine = Machine(memory=1 << 20, boot=LongMode(b"\\xf4"), interrupts=False)
     >>> print(machine.run())
@@ -125,6 +153,7 @@ class Machine:
         debug_exit: bool = False,
         rng: bool = False,
         disks: Sequence[Disk] = (),
+        consoles: Sequence[Console] = (),
         devices: Sequence[Union[Device, VirtioDevice]] = (),
         accounting: Optional[str] = None,
     ) -> None:
@@ -150,12 +179,13 @@ class Machine:
                 raise ValueError(f"accounting: {accounting!r}")
             lib.vmm_config_set_accounting(config, accounting == "times")
         self._devices = tuple(devices)
-        for added in (*disks, *devices):
+        for added in (*disks, *consoles, *devices):
             added._add(config)
         made = ffi.new("vmm_machine **")
         call(lib.vmm_machine_new, config, made)
         self._machine = ffi.gc(made[0], lib.vmm_machine_free)
         self._handle = ffi.gc(lib.vmm_machine_handle(self._machine), lib.vmm_handle_free)
+        close_at_exit(self)
 
     _machine: Any = ffi.NULL
     _devices: Tuple[Union[Device, VirtioDevice], ...] = ()
@@ -275,6 +305,33 @@ class Machine:
         """Puts a machine that is not being run back to power-on."""
         call(lib.vmm_machine_reset, self._machine)
 
+    def save(self) -> bytes:
+        """What the machine is now: devices, interrupt controllers, clock, vCPUs; everything but its
+        memory, which is the caller's to copy (`read`) before it goes on. It is paused, or not being
+        run. `Unsupported` names a device that cannot be saved.
+        """
+        made = ffi.new("vmm_saved **")
+        self._call(lib.vmm_machine_save, self._machine, made)
+        saved = ffi.gc(made[0], lib.vmm_saved_free)
+        return bytes(ffi.buffer(lib.vmm_saved_data(saved), lib.vmm_saved_size(saved)))
+
+    def restore(self, saved: bytes) -> None:
+        """Makes it what another machine of the same description was when it was saved, perhaps in
+        another process. Its memory has been written already (`write`); it goes on when it is run, or
+        resumed. After `Incompatible`, `NotFound` or `SnapshotError` it is of no use any more.
+
+        >>> def described():
+        ...     return Machine(memory=1 << 20, boot=LongMode(b"\\xf4\\xf4"), interrupts=False)
+        >>> first, second = described(), described()
+        >>> print(first.run())
+        halted
+        >>> second.write(0, first.read(0, 1 << 20))
+        >>> second.restore(first.save())
+        >>> hex(second.registers()["rip"])
+        '0x10001'
+        """
+        self._call(lib.vmm_machine_restore, self._machine, saved, len(saved))
+
     def read(self, at: int, size: int) -> bytes:
         """Copies guest memory."""
         data = ffi.new("uint8_t[]", size)
@@ -334,6 +391,14 @@ class Machine:
             for count in counts
         ]
 
+    def traffic(self) -> List[Traffic]:
+        """What has passed between each virtio device and its driver, if there is `accounting`."""
+        made = ffi.new("vmm_exits **")
+        call(lib.vmm_machine_exits, self._machine, made)
+        exits = ffi.gc(made[0], lib.vmm_exits_free)
+        count = lib.vmm_exits_traffic_size(exits)
+        return [_traffic(lib.vmm_exits_traffic_at(exits, n)) for n in range(count)]
+
     def _call(self, function: Any, *arguments: Any) -> None:
         """What a device raised is raised instead of what it led to."""
         try:
@@ -344,6 +409,11 @@ class Machine:
                 if failed is not None:
                     raise failed from error
             raise
+
+
+def _traffic(of: Any) -> Traffic:
+    _, *counts = (name for name, _ in ffi.typeof("vmm_traffic").fields)
+    return Traffic(text(of.name), *(getattr(of, name) for name in counts))
 
 
 def _line(cmdline: Optional[str]) -> Any:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Optional
 
 from .error import HostError, call
-from .library import ffi, lib
+from .library import close_at_exit, ffi, lib
 from .sandbox import Sandbox, Snapshot
 
 #: How long Python's signal handlers wait at most, in seconds.
@@ -45,6 +45,7 @@ class Pool:
         made = ffi.new("vmm_pool **")
         call(lib.vmm_pool_new, snapshot._snapshot, size, made)
         self._pool: Any = ffi.gc(made[0], lib.vmm_pool_free)
+        close_at_exit(self)
 
     def __enter__(self) -> Pool:
         return self

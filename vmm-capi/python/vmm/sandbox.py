@@ -11,6 +11,7 @@ from .error import call
 from .library import Kept, ffi, lib, nanoseconds, path, text
 from .obstacle import Obstacle, in_the_way
 from .outcome import Outcome
+from .vm_cache import VmCache
 
 PathName = Union[str, bytes, "os.PathLike[str]"]
 #: What passes to functions of a program.
@@ -90,6 +91,7 @@ class Sandbox:
         mounts: Mounts = (),
         user: Optional[Tuple[int, int]] = None,
         functions: "Optional[Mapping[str, Callable[..., Any]]]" = None,
+        vm_cache: Optional[VmCache] = None,
     ) -> None:
         if isinstance(program, (bytearray, memoryview)):
             made = lib.vmm_sandbox_config_image(ffi.from_buffer(program), len(program))
@@ -106,6 +108,8 @@ class Sandbox:
         _limit(config, timeout, cpu_time, output_limit)
         _connect(config, stdin, stdout, stderr)
         _offer(config, functions or {})
+        if vm_cache is not None:
+            lib.vmm_sandbox_config_set_vm_cache(config, vm_cache._cache)
         self._of(_made(config))
 
     @classmethod
@@ -125,6 +129,7 @@ class Sandbox:
         mounts: Mounts = (),
         functions: "Optional[Mapping[str, Callable[..., Any]]]" = None,
         baseline_only: bool = False,
+        vm_cache: Optional[VmCache] = None,
     ) -> Sandbox:
         """A sandbox that goes on where the snapshot in this file (`Snapshot.save`) stood.
 
@@ -140,6 +145,8 @@ class Sandbox:
         _limit(config, timeout, cpu_time, output_limit)
         _connect(config, stdin, stdout, stderr)
         _offer(config, functions or {})
+        if vm_cache is not None:
+            lib.vmm_sandbox_config_set_vm_cache(config, vm_cache._cache)
         sandbox = cls.__new__(cls)
         sandbox._of(_made(config))
         return sandbox

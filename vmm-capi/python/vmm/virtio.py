@@ -47,6 +47,15 @@ class Chain:
             ffi.gc(chain, None)
             lib.vmm_chain_complete(chain, self._written)
 
+    def fail(self) -> None:
+        """As `complete`, of a request that the device could not do as it was asked: it counts as an
+        error in `Machine.traffic`. The driver is told by what was written.
+        """
+        chain, self._chain = self._chain, ffi.NULL
+        if chain:
+            ffi.gc(chain, None)
+            lib.vmm_chain_fail(chain, self._written)
+
 
 class Io:
     """What a device is lent while it is woken; of use only to `VirtioDevice.wake`."""
@@ -118,6 +127,15 @@ class VirtioDevice:
     def drain(self) -> None:
         """The machine is about to be paused: it completes what it keeps for what may never come."""
 
+    def save(self) -> bytes:
+        """For `Machine.save`: what a device like this one needs to go on where this one stood, beside
+        its queues.
+        """
+        return b""
+
+    def restore(self, state: bytes) -> None:
+        """For `Machine.restore`: becomes what was saved, which is not to be trusted."""
+
     def _add(self, config: Any) -> None:
         made = ffi.new("vmm_virtio **")
         user = Kept.keep(self)
@@ -182,6 +200,29 @@ def _drain(user: Any) -> None:
         device._failed = raised
 
 
+@ffi.callback("int32_t(void *, vmm_result *)", error=1)
+def _save(user: Any, state: Any) -> int:
+    device = ffi.from_handle(user)
+    try:
+        data = bytes(device.save())
+        lib.vmm_result_bytes(state, data, len(data))
+        return 0
+    except BaseException as raised:
+        device._failed = raised
+        return 1
+
+
+@ffi.callback("int32_t(void *, const uint8_t *, size_t)", error=1)
+def _restore(user: Any, state: Any, size: int) -> int:
+    device = ffi.from_handle(user)
+    try:
+        device.restore(bytes(ffi.buffer(state, size)))
+        return 0
+    except BaseException as raised:
+        device._failed = raised
+        return 1
+
+
 _OPS = ffi.new(
     "vmm_virtio_ops *",
     {
@@ -192,5 +233,7 @@ _OPS = ffi.new(
         "reset": _reset,
         "drain": _drain,
         "drop": Kept.drop,
+        "save": _save,
+        "restore": _restore,
     },
 )
