@@ -165,6 +165,23 @@ pub(crate) unsafe fn bytes<'a>(
     Ok(unsafe { std::slice::from_raw_parts(pointer, size) })
 }
 
+/// Several values; NULL is fine for none.
+///
+/// # Safety
+/// `pointer` is NULL, or has `count` of them as long as the call lasts.
+pub(crate) unsafe fn array<'a, T>(
+    pointer: *const T,
+    count: usize,
+    what: impl fmt::Display,
+) -> Result<&'a [T]> {
+    if count == 0 {
+        return Ok(&[]);
+    }
+    check_size(pointer.cast(), count.saturating_mul(size_of::<T>()), what)?;
+    // SAFETY: the caller's promise; a size that fits, and not NULL.
+    Ok(unsafe { std::slice::from_raw_parts(pointer, count) })
+}
+
 /// Bytes to be filled; NULL is fine for none.
 ///
 /// # Safety

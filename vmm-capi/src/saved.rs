@@ -110,10 +110,7 @@ pub unsafe extern "C" fn vmm_saved_free(saved: *mut vmm_saved) {
 const STATE: Kind = Kind { name: "own", version: 1 };
 
 /// Saves what a device says by its function.
-pub(crate) fn save(
-    out: &mut StateWriter,
-    ask: impl FnOnce(*mut vmm_result) -> i32,
-) -> Result<()> {
+pub(crate) fn save(out: &mut StateWriter, ask: impl FnOnce(*mut vmm_result) -> i32) -> Result<()> {
     let mut state = vmm_result(Value::Nothing);
     match (ask(&raw mut state), state.0) {
         (0, Value::Bytes(state)) => out.put(STATE, &state),

@@ -12,7 +12,7 @@ use std::{
 };
 
 use vmm_core::{
-    Error, Result,
+    Result,
     bus::BusDevice,
     exit::{CONTINUE, Flow},
     hv::{
@@ -106,11 +106,7 @@ pub unsafe extern "C" fn vmm_testing_script(
     // SAFETY: the header's rules.
     unsafe {
         guard(error, || {
-            pass::check(accesses, "accesses")?;
-            if count > 1 << 24 {
-                return Err(Error::bad_config(format!("{count} accesses")));
-            }
-            let accesses = std::slice::from_raw_parts(accesses, count);
+            let accesses = pass::array(accesses, count, "accesses")?;
             let script = accesses.iter().copied().map(Access::from).collect::<Vec<_>>();
             *PLAYED.lock().unwrap_or_else(PoisonError::into_inner) = Some(Script::new(script));
             Ok(())

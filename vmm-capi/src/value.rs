@@ -80,8 +80,7 @@ impl vmm_value {
 /// The kind of that number.
 fn kind(number: i32) -> Option<vmm_kind> {
     use vmm_kind::*;
-    const KINDS: [vmm_kind; 9] =
-        [Nothing, Int64, Double, Bytes, Bool, Int32, Float, Text, Buffer];
+    const KINDS: [vmm_kind; 9] = [Nothing, Int64, Double, Bytes, Bool, Int32, Float, Text, Buffer];
     KINDS.get(usize::try_from(number).ok()?).copied()
 }
 
@@ -94,37 +93,38 @@ impl fmt::Display for Nth {
     }
 }
 
-/// More arguments than this have room made for them as they come: how many there are is not trusted.
-const EXPECTED: usize = 8;
-
 /// Arguments, checked.
-pub(crate) struct Given<'a>(Vec<Word<'a>>);
+pub(crate) struct Given<'a> {
+    values: &'a [vmm_value],
+    /// What is passed for buffers is a copy: nobody but C knows who else uses the place.
+    buffers: Vec<Vec<u8>>,
+}
 
 enum Word<'a> {
+    Buffer(&'a [u8]),
     Bytes(&'a [u8]),
     Double(f64),
     Float(f32),
     Integer(i64),
     Text(&'a str),
-    /// What is passed is a copy: nobody but C knows who else uses the place.
-    Buffer(Vec<u8>, *mut u8),
 }
 
 impl Given<'_> {
     /// Takes `count` arguments.
     ///
     /// # Safety
-    /// `arguments` is NULL or has as many, and what they point to lives as long as the call.
+    /// `arguments` is NULL or has as many, and what they point to lives as long as this does.
     pub(crate) unsafe fn new(arguments: *const vmm_value, count: usize) -> Result<Self> {
-        if count > 0 {
-            pass::check(arguments, "arguments")?;
+        // SAFETY: the caller's promise.
+        let values = unsafe { pass::array(arguments, count, "arguments")? };
+        let mut buffers = Vec::new();
+        for (n, value) in values.iter().enumerate() {
+            // SAFETY: as above.
+            if let Word::Buffer(bytes) = unsafe { Word::new(value, Nth(n))? } {
+                buffers.push(bytes.to_vec());
+            }
         }
-        let mut words = Vec::with_capacity(count.min(EXPECTED));
-        for n in 0..count {
-            // SAFETY: the caller's promise.
-            words.push(unsafe { Word::new(&*arguments.add(n), Nth(n))? });
-        }
-        Ok(Self(words))
+        Ok(Self { values, buffers })
     }
 
     /// Copies buffers back.
@@ -132,11 +132,11 @@ impl Given<'_> {
     /// # Safety
     /// They can be written to.
     pub(crate) unsafe fn copy_back(&self) {
-        for word in &self.0 {
-            if let Word::Buffer(bytes, to) = word {
-                // SAFETY: the caller's promise; the size is the one that was given.
-                unsafe { to.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
-            }
+        let places = self.values.iter().filter(|value| value.kind == vmm_kind::Buffer as i32);
+        for (value, bytes) in places.zip(&self.buffers) {
+            let len = bytes.len().min(value.size);
+            // SAFETY: the caller's promise; the size is the one that was given.
+            unsafe { value.data.cast::<u8>().copy_from_nonoverlapping(bytes.as_ptr(), len) };
         }
     }
 }
@@ -155,9 +155,7 @@ impl Word<'_> {
                 Some(vmm_kind::Float) => Word::Float(value.number as f32),
                 Some(vmm_kind::Text) => Word::Text(pass::text(data.cast::<c_char>(), what)?),
                 Some(vmm_kind::Bytes) => Word::Bytes(pass::bytes(data, value.size, what)?),
-                Some(vmm_kind::Buffer) => {
-                    Word::Buffer(pass::bytes(data, value.size, what)?.to_vec(), data)
-                }
+                Some(vmm_kind::Buffer) => Word::Buffer(pass::bytes(data, value.size, what)?),
                 Some(vmm_kind::Nothing) | None => {
                     let number = value.kind;
                     return Err(Error::bad_config(format!("{what} is of kind {number}")));
@@ -169,14 +167,22 @@ impl Word<'_> {
 
 impl<'a> Arguments<'a> for &'a mut Given<'_> {
     fn pass_all(self, to: &mut Passed<'a>) {
-        for word in &mut self.0 {
-            match word {
-                Word::Bytes(bytes) => (*bytes).pass(to),
-                Word::Double(number) => number.pass(to),
-                Word::Float(number) => number.pass(to),
-                Word::Integer(integer) => integer.pass(to),
-                Word::Text(text) => (*text).pass(to),
-                Word::Buffer(bytes, _) => bytes.as_mut_slice().pass(to),
+        let mut buffers = self.buffers.iter_mut();
+        for (n, value) in self.values.iter().enumerate() {
+            // SAFETY: the promise of `new`, which has looked at all of them.
+            match unsafe { Word::new(value, Nth(n)) } {
+                Ok(Word::Buffer(_)) => {
+                    if let Some(bytes) = buffers.next() {
+                        bytes.as_mut_slice().pass(to);
+                    }
+                }
+                Ok(Word::Bytes(bytes)) => bytes.pass(to),
+                Ok(Word::Double(number)) => number.pass(to),
+                Ok(Word::Float(number)) => number.pass(to),
+                Ok(Word::Integer(integer)) => integer.pass(to),
+                Ok(Word::Text(text)) => text.pass(to),
+                // Nothing was wrong a moment ago: another thread of C's writes to its arguments.
+                Err(_) => 0_i64.pass(to),
             }
         }
     }
