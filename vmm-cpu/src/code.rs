@@ -3,7 +3,6 @@
 mod map;
 
 pub use self::map::CodeMap;
-use self::map::WORDS;
 pub(crate) use self::map::{Note, word};
 use crate::op::Op;
 
@@ -17,7 +16,7 @@ pub(crate) struct Code {
     blocks: Vec<Block>,
     /// By a hash of the key, the newest block.
     buckets: Box<[u32]>,
-    /// By the word of its page's marks, the number of the newest block and 1; 0 if there is none.
+    /// By a hash of the word of its page's marks, the number of the newest block and 1; 0 if there is none.
     words: Box<[u32]>,
 }
 
@@ -48,6 +47,7 @@ pub(crate) struct Run {
 const OPS: usize = 1 << 18;
 const BLOCKS: usize = 1 << 15;
 const BUCKETS: usize = 1 << 14;
+const WORDS: usize = 1 << 13;
 const NOBODY: u32 = u32::MAX;
 
 impl Code {
@@ -95,7 +95,7 @@ impl Code {
         self.ops.extend_from_slice(ops);
         let number = self.blocks.len() as u32;
         let next = std::mem::replace(&mut self.buckets[bucket(start)], number);
-        let sibling = std::mem::replace(&mut self.words[word(start)], number + 1);
+        let sibling = std::mem::replace(&mut self.words[word(start) % WORDS], number + 1);
         self.blocks.push(Block { start, len, mode, run, next, sibling });
     }
 
@@ -106,13 +106,14 @@ impl Code {
 
     /// Forgets all blocks in pages that share this word. True if there were any.
     pub(crate) fn give_up(&mut self, word: usize) -> bool {
-        self.forget(word, |_| true)
+        self.forget(word, |block| self::word(block.start) == word)
     }
 
+    /// Forgets these blocks; they are in pages with this word.
     fn forget(&mut self, word: usize, which: impl Fn(&Block) -> bool) -> bool {
         let mut found = false;
         let mut alive = 0;
-        let mut number = std::mem::take(&mut self.words[word]);
+        let mut number = std::mem::take(&mut self.words[word % WORDS]);
         while let Some(block) = self.blocks.get_mut((number as usize).wrapping_sub(1)) {
             let Block { start, sibling, .. } = *block;
             if which(block) {
@@ -123,7 +124,7 @@ impl Code {
             }
             number = sibling;
         }
-        self.words[word] = alive;
+        self.words[word % WORDS] = alive;
         found
     }
 
@@ -147,17 +148,22 @@ impl Code {
 
     /// Whether there is any block in the pages that share this word.
     pub(crate) fn holds(&self, word: usize) -> bool {
-        self.words[word] != 0
+        let mut number = self.words[word % WORDS];
+        while let Some(block) = self.blocks.get((number as usize).wrapping_sub(1)) {
+            if self::word(block.start) == word {
+                return true;
+            }
+            number = block.sibling;
+        }
+        false
     }
 
     /// Forgets everything. Marks stay: they go when something is written there.
     pub(crate) fn clear(&mut self) {
         self.ops.clear();
-        // There are more words than blocks, and most were never used.
-        for block in self.blocks.drain(..) {
-            self.words[word(block.start)] = 0;
-        }
+        self.blocks.clear();
         self.buckets.fill(NOBODY);
+        self.words.fill(0);
     }
 }
 
@@ -168,6 +174,20 @@ fn bucket(start: u64) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// In pages whose marks are not in one word, but whose words hash alike.
+    #[test]
+    fn code_is_given_up_by_the_words_of_its_pages() {
+        let (near, far) = (0x1000, 0x1000 + (WORDS << 12) as u64);
+        let mut code = Code::new();
+        for start in [near, far] {
+            code.insert(start, 4, 0, &[Op::bare(crate::op::exec!(crate::isa::go_on))]);
+        }
+        assert!(code.give_up(word(near)) && !code.give_up(word(near)));
+        assert_eq!([near, far].map(|start| code.holds(word(start))), [false, true]);
+        assert_eq!([near, far].map(|start| code.find(start, 0).is_some()), [false, true]);
+        assert!(code.overwrite(far, 1) && !code.holds(word(far)));
+    }
 
     /// The first, the last and the middle one of a bucket, so that nobody looks at what is no more.
     #[test]

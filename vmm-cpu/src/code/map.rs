@@ -16,7 +16,7 @@
 //! Marks and notes change under one lock, so that none is made of a word that is just given up.
 
 use std::sync::{
-    Mutex, MutexGuard, PoisonError,
+    Mutex, MutexGuard, OnceLock, PoisonError,
     atomic::{
         AtomicU32, AtomicU64,
         Ordering::{Acquire, Relaxed, Release, SeqCst},
@@ -32,8 +32,9 @@ use crate::ram::PAGE_SIZE;
 /// It may say yes where there is none, never no where there is some.
 #[derive(Debug)]
 pub struct CodeMap {
-    /// A bit for each 128 bytes of a page; pages that hash alike share a word.
-    marks: Box<[AtomicU32]>,
+    /// A bit for each 128 bytes of a page, a word for each page; pages that are 1 GiB apart share one.
+    /// In parts, which are there when there is code in them.
+    marks: [OnceLock<Box<[AtomicU32]>>; WORDS / PART],
     /// How many notes there were.
     epoch: AtomicU64,
     /// The last ones, each where its number says.
@@ -41,8 +42,10 @@ pub struct CodeMap {
 }
 
 /// As many as 1 GiB has pages. Stores to a page that shares its word with code are slow: with few words
-/// that is most of a kernel's.
-pub(super) const WORDS: usize = 1 << 18;
+/// that is a good part of a kernel's.
+const WORDS: usize = 1 << 18;
+/// How many words are made at once.
+const PART: usize = 1 << 10;
 const GRANULE: u64 = PAGE_SIZE / 32;
 /// A CPU that is further behind forgets everything.
 const NOTES: usize = 256;
@@ -62,7 +65,7 @@ impl CodeMap {
     /// Without any code.
     pub fn new() -> Self {
         Self {
-            marks: (0..WORDS).map(|_| AtomicU32::new(0)).collect(),
+            marks: [const { OnceLock::new() }; WORDS / PART],
             epoch: AtomicU64::new(0),
             notes: Mutex::new([Note::First(0); NOTES]),
         }
@@ -107,12 +110,12 @@ impl CodeMap {
     /// Whether there is code anywhere in the page of this identity.
     pub(crate) fn has_code(&self, page: u64) -> bool {
         // Who finds that there is none any more has seen the note of it.
-        self.marks[word(page)].load(Acquire) != 0
+        self.marks(word(page)) != 0
     }
 
     /// Whether some of these bytes of one host page, near enough, are code.
     pub(crate) fn is_code(&self, host: u64, len: usize) -> bool {
-        let marks = self.marks[word(host)].load(Acquire);
+        let marks = self.marks(word(host));
         marks != 0 && len != 0 && marks & granules(host % PAGE_SIZE, len as u64) != 0
     }
 
@@ -120,11 +123,10 @@ impl CodeMap {
     /// of their word: see [`mark_first`](Self::mark_first).
     pub(crate) fn mark(&self, host: u64, len: u64) -> bool {
         let _notes = self.notes();
-        let word = &self.marks[word(host)];
-        if word.load(Relaxed) == 0 {
+        if self.marks(word(host)) == 0 {
             return false;
         }
-        word.fetch_or(granules(host % PAGE_SIZE, len), SeqCst);
+        self.word(word(host)).fetch_or(granules(host % PAGE_SIZE, len), SeqCst);
         fence(SeqCst);
         true
     }
@@ -132,7 +134,7 @@ impl CodeMap {
     /// Marks bytes of one host page as code, while no other CPU executes anything.
     pub(crate) fn mark_first(&self, host: u64, len: u64) {
         let mut notes = self.notes();
-        self.marks[word(host)].fetch_or(granules(host % PAGE_SIZE, len), SeqCst);
+        self.word(word(host)).fetch_or(granules(host % PAGE_SIZE, len), SeqCst);
         self.note(&mut notes, Note::First(word(host)));
         fence(SeqCst);
     }
@@ -142,7 +144,20 @@ impl CodeMap {
         let mut notes = self.notes();
         // The note comes first: who finds no mark, and stores without care, must not be ahead of it.
         self.note(&mut notes, Note::Gone(word));
-        self.marks[word].store(0, Release);
+        self.word(word).store(0, Release);
+    }
+
+    /// What is marked in a word.
+    fn marks(&self, word: usize) -> u32 {
+        let part = self.marks.get(word / PART).and_then(OnceLock::get);
+        part.and_then(|part| part.get(word % PART)).map_or(0, |word| word.load(Acquire))
+    }
+
+    /// A word to mark something in.
+    fn word(&self, word: usize) -> &AtomicU32 {
+        let part = self.marks[word / PART % (WORDS / PART)]
+            .get_or_init(|| (0..PART).map(|_| AtomicU32::new(0)).collect());
+        &part[word % PART]
     }
 
     fn note(&self, notes: &mut [Note; NOTES], note: Note) {
