@@ -3,6 +3,30 @@
  *
  * Link with `pkg-config --cflags --libs vmm`. Linux on x86-64.
  *
+ * A machine runs a kernel, or bare code, with the devices it is given:
+ *
+ *     vmm_config *config = vmm_config_new();
+ *     vmm_machine *machine;
+ *     vmm_outcome outcome;
+ *     vmm_error *error;
+ *
+ *     vmm_config_set_memory(config, 256 << 20);
+ *     vmm_config_boot_linux(config, "vmlinuz", "initrd.img", "console=ttyS0");
+ *     vmm_config_add_serial(config, 0, 1);
+ *     if (vmm_machine_new(config, &machine, &error) != VMM_STATUS_OK
+ *         || vmm_machine_run(machine, &outcome, &error) != VMM_STATUS_OK) {
+ *         fprintf(stderr, "%s\n", vmm_error_message(error));
+ *         vmm_error_free(error);
+ *     } else {
+ *         printf("the guest ended: %s\n", outcome.text);
+ *     }
+ *     vmm_machine_free(machine);
+ *     vmm_config_free(config);
+ *
+ * A sandbox runs one static Linux program, or calls its functions, without a kernel: see
+ * vmm_sandbox_config_program. What either is made of comes before it here: errors, the probe; descriptions
+ * of machines, what they boot, their devices, disks, consoles; machines; sandboxes, their snapshots, pools.
+ *
  * Rules that hold for all of it
  *
  * Objects.   Each has a type of its own and a function that frees it; NULL is nothing to free. What a
@@ -15,12 +39,15 @@
  *            Setters of configurations do not fail: what was wrong is told when the object is made of it.
  * Threads.   Every function may be called from any thread, several at once. Where an object can be used by
  *            one at a time, the second call fails with VMM_STATUS_WRONG_STATE. The library starts no thread
- *            but those that vmm_machine_run, vmm_machine_start, vmm_pool_new and disks say. It prints nothing
- *            and never ends the process.
+ *            but those that vmm_machine_run, vmm_machine_start, vmm_pool_new, vmm_vm_cache_new and disks say.
+ *            It prints nothing and never ends the process.
  * Callbacks. Come with a `user` pointer that is passed as it is, and with `drop`, which is called exactly
  *            once when the library is done with `user`; NULL if there is nothing to do. No function of this
  *            library may be called from one, but those whose text says so; the others answer
  *            VMM_STATUS_IN_CALLBACK or VMM_STATUS_WRONG_STATE.
+ * Structs.   Those that begin with `struct_size` have it set to their sizeof by the caller; whatever is 0 or
+ *            NULL beside it is as if it were not there. New members come at their end, so that a program
+ *            goes on working with a later library: name them, as in {.struct_size = sizeof ops, .read = f}.
  * Memory.    What is passed in is copied before the function returns. Descriptors are duplicated: the
  *            caller's own stays the caller's.
  * Text.      Ends in NUL and is UTF-8, but for paths, which are bytes. Text is given back as snprintf does:
@@ -368,8 +395,9 @@ typedef struct {
 // What a disk of the caller's own does. Each function gives 0, or the errno that says why not; the
 // guest gets an I/O error.
 //
-// They are called on threads of the disk's, one for each queue, never on one that runs a guest: they
-// may take their time. What they are asked for is within the disk and whole sectors of 512 bytes.
+// They are called on threads of the disk's, one for each queue, several at once, never on one that
+// runs a guest: they may take their time. What they are asked for is within the disk and whole
+// sectors of 512 bytes.
 typedef struct {
   // sizeof(vmm_disk_ops).
   size_t struct_size;
@@ -417,7 +445,8 @@ typedef struct {
   // another negative errno all output is dropped. Must not be NULL.
   ptrdiff_t (*send)(void *user, const uint8_t *data, size_t size);
   // Gives some of what the guest is to receive: how many bytes, 0 if there will never be more,
-  // -EAGAIN if there is nothing now. Asked when the descriptor `readable` is ready.
+  // -EAGAIN if there is nothing now, until the descriptor `readable` is ready. NULL if there is
+  // never any.
   ptrdiff_t (*receive)(void *user, uint8_t *data, size_t size);
   // A program in the guest has opened the port, or closed it; known of named ports only.
   void (*opened)(void *user, bool is_open);
@@ -627,8 +656,13 @@ int32_t vmm_error_os(const vmm_error *error);
 // Frees an error.
 void vmm_error_free(vmm_error *error);
 
-// Measures what this host can run; takes some 10 to 100 ms the first time, and is remembered.
-vmm_status vmm_probe(vmm_report **report, vmm_error **error);
+// Measures what this host can run; takes some 10 to 100 ms the first time, and is remembered. Freed with
+// vmm_report_free.
+//
+//     if (vmm_probe(&report, NULL) == VMM_STATUS_OK)
+//         puts(vmm_report_text(report));
+vmm_status vmm_probe(vmm_report **report,
+                     vmm_error **error);
 
 // Which kind of /dev/kvm there is.
 vmm_kvm_kind vmm_report_kvm(const vmm_report *report);
@@ -640,6 +674,7 @@ const char *vmm_report_text(const vmm_report *report);
 void vmm_report_free(vmm_report *report);
 
 // A description without anything. Freed with vmm_config_free, also after a machine was made of it.
+// NULL only if the library is broken; every other function takes that as an error.
 vmm_config *vmm_config_new(void);
 
 // Frees a description, with the devices that no machine has.
@@ -693,8 +728,17 @@ void vmm_config_add_virtio(vmm_config *config, vmm_virtio *virtio);
 void vmm_config_set_accounting(vmm_config *config, bool times);
 
 // Makes the machine; its guest has executed nothing yet. A description makes one machine: it is
-// empty afterwards, and still to be freed.
-vmm_status vmm_machine_new(vmm_config *config, vmm_machine **machine, vmm_error **error);
+// empty afterwards, also if this failed, and still to be freed. Fills `*machine` with NULL if it
+// fails.
+//
+// VMM_STATUS_BAD_CONFIG with the first setting that was wrong, is missing, or does not fit the others;
+// VMM_STATUS_BAD_IMAGE with what is wrong with the image; VMM_STATUS_HOST with the file that cannot be
+// opened, or if the host gives no VM or memory; VMM_STATUS_NO_HYPERVISOR if the back end that was named
+// cannot be used here; VMM_STATUS_WRONG_STATE if a machine was made of it before, or another one has
+// one of its devices.
+vmm_status vmm_machine_new(vmm_config *config,
+                           vmm_machine **machine,
+                           vmm_error **error);
 
 // Boots a Linux kernel, a bzImage or vmlinux, by its path. `initrd`, a path, and `cmdline` may be
 // NULL.
@@ -728,7 +772,11 @@ void vmm_config_boot_long_mode(vmm_config *config, const uint8_t *image, size_t 
 void vmm_config_boot_real_mode(vmm_config *config, const uint8_t *image, size_t size);
 
 // Looks at the headers of the image at this path: how can it be booted? VMM_STATUS_HOST or
-// VMM_STATUS_BAD_IMAGE if it cannot be read at all.
+// VMM_STATUS_BAD_IMAGE if it cannot be read at all. Freed with vmm_inspection_free.
+//
+//     if (vmm_inspect("image", &inspection, NULL) == VMM_STATUS_OK
+//         && vmm_inspection_best(inspection) == VMM_BOOT_NONE)
+//         puts(vmm_inspection_text(inspection));   // Why it is none.
 vmm_status vmm_inspect(const char *image, vmm_inspection **inspection, vmm_error **error);
 
 // The best way to boot it.
@@ -741,7 +789,19 @@ const char *vmm_inspection_text(const vmm_inspection *inspection);
 void vmm_inspection_free(vmm_inspection *inspection);
 
 // Makes a device of the caller's functions; `name` is what errors and statistics call it. If this
-// fails, `user` stays the caller's: `drop` is not called.
+// fails, with VMM_STATUS_BAD_CONFIG, `user` stays the caller's: `drop` is not called.
+//
+//     static int32_t count(void *user, uint32_t window, uint64_t offset, uint8_t *data, size_t size)
+//     {
+//         data[0] = (uint8_t)++*(int *)user;
+//         return VMM_FLOW_CONTINUE;
+//     }
+//     ...
+//     static const vmm_device_ops ops = {.struct_size = sizeof ops, .read = count};
+//     vmm_device_new("counter", &ops, &counter, &device, NULL);
+//     vmm_device_add_ports(device, 0x50, 1, NULL);
+//     vmm_config_add_device(config, device);
+//     vmm_device_free(device);                     // The description has it now.
 vmm_status vmm_device_new(const char *name,
                           const vmm_device_ops *ops,
                           void *user,
@@ -751,20 +811,21 @@ vmm_status vmm_device_new(const char *name,
 // Frees the caller's hold on a device; a machine that has it keeps it.
 void vmm_device_free(vmm_device *device);
 
-// The device answers `count` I/O ports from `start` on.
+// The device answers `count` I/O ports from `start` on: one window of it. VMM_STATUS_WRONG_STATE if a
+// machine has it; that ports are taken vmm_machine_new says.
 vmm_status vmm_device_add_ports(vmm_device *device,
                                 uint16_t start,
                                 uint16_t count,
                                 vmm_error **error);
 
-// The device answers `size` bytes of physical addresses from `start` on; VMM_ANYWHERE for where
-// there is room.
+// The device answers `size` bytes of physical addresses from `start` on: one window of it;
+// VMM_ANYWHERE for where there is room. Fails as vmm_device_add_ports.
 vmm_status vmm_device_add_mmio(vmm_device *device,
                                uint64_t start,
                                uint64_t size,
                                vmm_error **error);
 
-// The device gets an interrupt line of its own.
+// The device gets an interrupt line of its own, before a machine has it.
 vmm_status vmm_device_add_irq(vmm_device *device, vmm_error **error);
 
 // Interrupts the guest once, by the line of the device; may be called from a callback.
@@ -772,17 +833,26 @@ vmm_status vmm_device_add_irq(vmm_device *device, vmm_error **error);
 vmm_status vmm_device_interrupt(const vmm_device *device, vmm_error **error);
 
 // The raw image at this path, to be read and written by nobody else meanwhile; its format is never
-// guessed. VMM_STATUS_BAD_CONFIG if another process has it.
-vmm_status vmm_disk_open(const char *path, vmm_disk **disk, vmm_error **error);
+// guessed. VMM_STATUS_HOST if it cannot be opened; VMM_STATUS_BAD_CONFIG if another process has it, or
+// it is not whole sectors of 512 bytes. Freed with vmm_disk_free, as those that follow.
+//
+//     vmm_disk_open("root.img", &disk, NULL);
+//     vmm_disk_set_queues(disk, 2);
+//     vmm_config_add_disk(config, disk);
+//     vmm_disk_free(disk);                         // Or kept, for vmm_disk_get_statistics.
+vmm_status vmm_disk_open(const char *path,
+                         vmm_disk **disk,
+                         vmm_error **error);
 
-// The raw image at this path, which several may read.
+// The raw image at this path, which several may read. Fails as vmm_disk_open.
 vmm_status vmm_disk_open_read_only(const char *path, vmm_disk **disk, vmm_error **error);
 
-// `bytes` of this process's memory, zeros at first: whole sectors of 512 bytes.
+// `bytes` of this process's memory, zeros at first: whole sectors of 512 bytes, else
+// VMM_STATUS_BAD_CONFIG.
 vmm_status vmm_disk_memory(uint64_t bytes, vmm_disk **disk, vmm_error **error);
 
 // The raw image at `base`, which is only read, and what is written instead: in a file without a
-// name that is gone with the disk.
+// name that is gone with the disk. Fails as vmm_disk_open.
 vmm_status vmm_disk_overlay_temporary(const char *base, vmm_disk **disk, vmm_error **error);
 
 // The same with a new file at `path`, which keeps what was written: vmm_disk_overlay_open goes on
@@ -800,7 +870,10 @@ vmm_status vmm_disk_overlay_open(const char *path,
                                  vmm_error **error);
 
 // Makes a disk of `size` bytes, whole sectors of 512, of the caller's functions. If this fails,
-// `user` stays the caller's: `drop` is not called.
+// with VMM_STATUS_BAD_CONFIG, `user` stays the caller's: `drop` is not called.
+//
+//     static const vmm_disk_ops ops = {.struct_size = sizeof ops, .read = fetch, .write = store};
+//     vmm_disk_new(&ops, 1 << 30, &connection, &disk, NULL);
 vmm_status vmm_disk_new(const vmm_disk_ops *ops,
                         uint64_t size,
                         void *user,
@@ -827,7 +900,8 @@ void vmm_disk_set_limit(vmm_disk *disk, uint64_t per_second, uint64_t burst);
 uint64_t vmm_disk_size(const vmm_disk *disk);
 
 // Makes the disk `size` bytes long, also while the guest runs, which is told. VMM_STATUS_UNSUPPORTED
-// if it cannot be resized.
+// if it cannot be resized, VMM_STATUS_BAD_CONFIG if these are not whole sectors, VMM_STATUS_HOST with
+// what the host, or the disk's function, says.
 vmm_status vmm_disk_resize(vmm_disk *disk,
                            uint64_t size,
                            vmm_error **error);
@@ -838,12 +912,14 @@ vmm_status vmm_disk_get_statistics(const vmm_disk *disk,
                                    vmm_error **error);
 
 // What comes from the descriptor `input` goes to the guest, what the guest sends to `output`: a
-// terminal, pipes, sockets, files. -1 for no input. Nobody else should use them.
+// terminal, pipes, sockets, files. -1 for no input. Nobody else should use them. VMM_STATUS_HOST if
+// they are not open. Freed with vmm_peer_free when a console has it.
 vmm_status vmm_peer_stream(int32_t input, int32_t output, vmm_peer **peer, vmm_error **error);
 
 // Makes a peer of the caller's functions. `readable` is a descriptor that can be read while
 // `receive` has something to give, `writable` one that can be written when `send` has room; -1 for
-// neither. If this fails, `user` stays the caller's: `drop` is not called.
+// neither: without `readable` nothing is received. If this fails, `user` stays the caller's: `drop` is
+// not called.
 vmm_status vmm_peer_new(const vmm_peer_ops *ops,
                         int32_t readable,
                         int32_t writable,
@@ -854,17 +930,28 @@ vmm_status vmm_peer_new(const vmm_peer_ops *ops,
 // Frees the caller's hold on a peer; a console that has it keeps it.
 void vmm_peer_free(vmm_peer *peer);
 
-// Makes a console with this peer at its other end.
-vmm_status vmm_console_new(vmm_peer *peer, vmm_console **console, vmm_error **error);
+// Makes a console with this peer at its other end. VMM_STATUS_WRONG_STATE if the peer serves another
+// port.
+//
+//     vmm_peer_stream(0, 1, &peer, NULL);          // The terminal.
+//     vmm_console_new(peer, &console, NULL);
+//     vmm_peer_free(peer);
+//     vmm_config_add_console(config, console);
+//     vmm_console_free(console);
+vmm_status vmm_console_new(vmm_peer *peer,
+                           vmm_console **console,
+                           vmm_error **error);
 
 // Frees the caller's hold on a console; a machine that has it keeps it.
 void vmm_console_free(vmm_console *console);
 
-// Room for so many named ports, at most 30, before a machine has the console.
+// Room for so many named ports, at most 30, before a machine has the console. Without this there is
+// none.
 void vmm_console_set_room(vmm_console *console, uint32_t ports);
 
 // One more port, for which there is room; Linux has it as /dev/virtio-ports/NAME. Also while the
-// guest runs, which is told.
+// guest runs, which is told. VMM_STATUS_BAD_CONFIG if the name is empty or the room is taken,
+// VMM_STATUS_WRONG_STATE if the peer serves another port.
 vmm_status vmm_console_add_port(vmm_console *console,
                                 const char *name,
                                 vmm_peer *peer,
@@ -877,7 +964,22 @@ vmm_status vmm_console_resize(vmm_console *console,
                               vmm_error **error);
 
 // Makes a virtio device of the caller's functions; `name` is what errors call it, `id` its kind
-// (Virtual I/O Device 1.2, section 5). If this fails, `user` stays the caller's: `drop` is not called.
+// (Virtual I/O Device 1.2, section 5). If this fails, with VMM_STATUS_BAD_CONFIG, `user` stays the
+// caller's: `drop` is not called.
+//
+//     static int32_t wake(void *user, vmm_io *io, int32_t source)
+//     {
+//         vmm_chain *chain;
+//         while ((chain = vmm_io_pop(io, 0)) != NULL)
+//             vmm_chain_complete(chain, (uint32_t)vmm_chain_write(chain, 0, "hello", 5));
+//         return 0;
+//     }
+//     ...
+//     static const vmm_virtio_ops ops = {.struct_size = sizeof ops, .wake = wake};
+//     vmm_virtio_new("greeter", 42, &ops, NULL, &virtio, NULL);
+//     vmm_virtio_add_queue(virtio, 64);
+//     vmm_config_add_virtio(config, virtio);
+//     vmm_virtio_free(virtio);
 vmm_status vmm_virtio_new(const char *name,
                           uint32_t id,
                           const vmm_virtio_ops *ops,
@@ -951,7 +1053,8 @@ void vmm_chain_fail(vmm_chain *chain, uint32_t written);
 void vmm_chain_free(vmm_chain *chain);
 
 // Stops a machine if it runs, and frees it: memory, descriptors, threads, devices. What a
-// vmm_machine_run under way on another thread needs is freed when that has returned.
+// vmm_machine_run under way on another thread needs is freed when that has returned. Waits for the
+// thread of vmm_machine_start, unless that is what calls it from a callback.
 void vmm_machine_free(vmm_machine *machine);
 
 // The back end that runs it, such as "kvm".
@@ -971,11 +1074,21 @@ const char *vmm_machine_backend_reason(const vmm_machine *machine);
 vmm_status vmm_machine_run(vmm_machine *machine, vmm_outcome *outcome, vmm_error **error);
 
 // Runs the guest on a thread of the library's, for programs with an event loop: what becomes of it
-// is told by vmm_machine_event_fd and vmm_machine_next_event.
-vmm_status vmm_machine_start(vmm_machine *machine, vmm_error **error);
+// is told by vmm_machine_event_fd and vmm_machine_next_event. Returns at once; fails as
+// vmm_machine_run if the run cannot begin, and with VMM_STATUS_HOST if there is no thread to be had.
+vmm_status vmm_machine_start(vmm_machine *machine,
+                             vmm_error **error);
 
 // Fills `*fd` with a descriptor that is readable while vmm_machine_next_event has something to
-// give. It is the machine's: only to be polled.
+// give. It is the machine's: only to be polled, not read or closed.
+//
+//     struct pollfd waiting = {.events = POLLIN};
+//     vmm_machine_event_fd(machine, &waiting.fd, NULL);
+//     vmm_machine_start(machine, NULL);
+//     do {
+//         poll(&waiting, 1, -1);
+//         status = vmm_machine_next_event(machine, &event, &outcome, &error);
+//     } while (status == VMM_STATUS_OK && event != VMM_EVENT_ENDED);
 vmm_status vmm_machine_event_fd(const vmm_machine *machine, int32_t *fd, vmm_error **error);
 
 // Takes what happened since the last time; never waits. Fills `outcome`, which may be NULL, if a
@@ -1043,7 +1156,11 @@ vmm_status vmm_machine_write(vmm_machine *machine,
 
 // Makes a view of `size` bytes of guest memory at guest address `at`, to be read without a copy.
 // The guest may change them at any moment. VMM_STATUS_GUEST_MEMORY if it is not all RAM, or passes
-// the hole below 4 GiB.
+// the hole below 4 GiB. Freed with vmm_view_free, before or after the machine.
+//
+//     vmm_machine_view(machine, frame_buffer, 1024 * 768 * 4, &view, NULL);
+//     draw(vmm_view_data(view));
+//     vmm_view_free(view);
 vmm_status vmm_machine_view(const vmm_machine *machine,
                             uint64_t at,
                             size_t size,
@@ -1134,7 +1251,18 @@ const vmm_traffic *vmm_exits_traffic_at(const vmm_exits *exits, size_t n);
 void vmm_exits_free(vmm_exits *exits);
 
 // The description of a sandbox that runs the program at this path of the host: a static x86-64 Linux
-// executable.
+// executable. Freed with vmm_sandbox_config_free, also after a sandbox was made of it.
+//
+//     vmm_sandbox_config *config = vmm_sandbox_config_program("./hostcall");
+//     vmm_value text = vmm_text("the quick brown fox"), score = vmm_int64(0);
+//
+//     vmm_sandbox_config_add_host_fn(config, "points", points, NULL, NULL);
+//     vmm_sandbox_config_set_timeout(config, 1000000000);
+//     vmm_sandbox_new(config, &app, NULL);
+//     vmm_sandbox_config_free(config);
+//     vmm_sandbox_start(app, NULL, NULL);          // main() runs until it is ready.
+//     vmm_sandbox_call(app, "score", &text, 1, &score, NULL);
+//     vmm_sandbox_free(app);
 vmm_sandbox_config *vmm_sandbox_config_program(const char *path);
 
 // The same for an executable in memory.
@@ -1226,11 +1354,16 @@ void vmm_sandbox_config_add_host_fn(vmm_sandbox_config *config,
 // Makes the sandbox; its program is loaded and has executed nothing yet. A description makes one
 // sandbox: it is empty afterwards, and still to be freed.
 //
-// VMM_STATUS_BAD_IMAGE if the program is not a static x86-64 Linux executable. Of a snapshot in a
-// file: VMM_STATUS_SNAPSHOT with the name of the section that was changed or cut, or is larger than
-// allowed; VMM_STATUS_INCOMPATIBLE if it is of another version or thing, or with all that stands in
-// its way (vmm_sandbox_config_check).
-vmm_status vmm_sandbox_new(vmm_sandbox_config *config, vmm_sandbox **sandbox, vmm_error **error);
+// VMM_STATUS_BAD_CONFIG with the first setting that was wrong; VMM_STATUS_HOST with the file or
+// directory that cannot be opened, or if the host gives no VM; VMM_STATUS_BAD_IMAGE if the program is
+// not a static x86-64 Linux executable; VMM_STATUS_WRONG_STATE if a sandbox was made of it before.
+//
+// Of a snapshot in a file: VMM_STATUS_SNAPSHOT with the name of the section that was changed or cut,
+// or is larger than allowed; VMM_STATUS_INCOMPATIBLE if it is of another version or thing, or with all
+// that stands in its way (vmm_sandbox_config_check).
+vmm_status vmm_sandbox_new(vmm_sandbox_config *config,
+                           vmm_sandbox **sandbox,
+                           vmm_error **error);
 
 // Fills `*obstacles` with what stands in the way of vmm_sandbox_new, with what was said so far;
 // the description can be changed and used afterwards. Of one that is no snapshot nothing does.
@@ -1289,7 +1422,9 @@ void vmm_sandbox_free(vmm_sandbox *sandbox);
 // Runs the program from its start to its end, or to where it says that it is ready to be called
 // (vmm_ready of vmm_guest.h). `outcome` may be NULL.
 //
-// VMM_STATUS_INTERRUPTED if a signal came on this thread: the next vmm_sandbox_start goes on.
+// How the program ended is an outcome, not an error: VMM_ENDING_KILLED if it was stopped.
+// VMM_STATUS_WRONG_STATE if it was started before; VMM_STATUS_INTERRUPTED if a signal came on this
+// thread: the next vmm_sandbox_start goes on; VMM_STATUS_HOST if the back end fails.
 vmm_status vmm_sandbox_start(vmm_sandbox *sandbox, vmm_outcome *outcome, vmm_error **error);
 
 // Calls a global function of the program, which must have said that it is ready, and waits for its
@@ -1300,7 +1435,9 @@ vmm_status vmm_sandbox_start(vmm_sandbox *sandbox, vmm_outcome *outcome, vmm_err
 // length.
 //
 // VMM_STATUS_NOT_FOUND if there is no such function; VMM_STATUS_BAD_CONFIG if the arguments do not
-// fit; VMM_STATUS_POISONED if it did not return, and the error says why.
+// fit; VMM_STATUS_POISONED if it did not return, and the error says why: only vmm_sandbox_reset helps
+// then; VMM_STATUS_GUEST_MEMORY if the text it returned is nowhere; VMM_STATUS_WRONG_STATE if it is not
+// ready.
 vmm_status vmm_sandbox_call(vmm_sandbox *sandbox,
                             const char *name,
                             const vmm_value *arguments,
@@ -1339,19 +1476,30 @@ void vmm_canceller_cancel(const vmm_canceller *canceller);
 // Frees a canceller; nothing happens to the sandbox.
 void vmm_canceller_free(vmm_canceller *canceller);
 
-// Keeps what a sandbox is now, which is new or ready. It goes on as before; nothing that it does
-// later reaches the snapshot or a fork.
-vmm_status vmm_sandbox_snapshot(vmm_sandbox *sandbox, vmm_snapshot **snapshot, vmm_error **error);
+// Keeps what a sandbox is now, which is new or ready; else VMM_STATUS_WRONG_STATE. It goes on as before;
+// nothing that it does later reaches the snapshot or a fork. VMM_STATUS_HOST if the host cannot seal
+// memory, or a file that the program has open cannot be opened anew.
+//
+//     vmm_sandbox_snapshot(app, &warm, NULL);
+//     vmm_snapshot_fork(warm, &child, NULL);
+//     vmm_sandbox_call(child, "score", &text, 1, &score, NULL);
+//     vmm_sandbox_reset(child, warm, NULL);        // As if it had never been called.
+vmm_status vmm_sandbox_snapshot(vmm_sandbox *sandbox,
+                                vmm_snapshot **snapshot,
+                                vmm_error **error);
 
 // Makes another sandbox, in a VM of its own, that goes on from the snapshot and shares its memory
 // until it writes. Functions of the host are the same; captured output starts empty; random numbers
-// are its own.
+// are its own. VMM_STATUS_HOST if the host gives no VM, memory or descriptor, or a file that the
+// program has open cannot be opened anew.
 vmm_status vmm_snapshot_fork(const vmm_snapshot *snapshot,
                              vmm_sandbox **sandbox,
                              vmm_error **error);
 
 // Puts a sandbox back to a snapshot, whatever has become of its program since. What it costs follows
 // what was written since, if it was forked from that snapshot, reset to it or made into it last.
+// VMM_STATUS_INCOMPATIBLE if the snapshot is of another back end or processor;
+// VMM_STATUS_WRONG_STATE if the sandbox is unrecoverable, VMM_STATUS_HOST if it becomes so.
 vmm_status vmm_sandbox_reset(vmm_sandbox *sandbox,
                              const vmm_snapshot *to,
                              vmm_error **error);
@@ -1374,7 +1522,13 @@ vmm_status vmm_snapshot_open(const char *path, vmm_snapshot **snapshot, vmm_erro
 void vmm_snapshot_free(vmm_snapshot *snapshot);
 
 // Makes a pool of at most `size` sandboxes of the snapshot, which can be freed then. Returns at
-// once; a thread of the pool's makes them.
+// once; a thread of the pool's makes them. VMM_STATUS_BAD_CONFIG for a size of 0, VMM_STATUS_HOST if
+// there is no thread to be had.
+//
+//     vmm_pool_new(warm, 4, &pool, NULL);
+//     vmm_pool_take(pool, VMM_FOREVER, &child, NULL);
+//     vmm_sandbox_call(child, "score", &text, 1, &score, NULL);
+//     vmm_sandbox_free(child);                     // It goes back.
 vmm_status vmm_pool_new(const vmm_snapshot *snapshot,
                         size_t size,
                         vmm_pool **pool,
@@ -1384,7 +1538,7 @@ vmm_status vmm_pool_new(const vmm_snapshot *snapshot,
 // is in, and has it reset there.
 //
 // Waits while all are in use, up to `within_ns` nanoseconds: 0 for not at all, VMM_FOREVER for ever;
-// then VMM_STATUS_HOST with ETIMEDOUT.
+// then VMM_STATUS_HOST with ETIMEDOUT. Fails as vmm_snapshot_fork if no sandbox can be made.
 vmm_status vmm_pool_take(const vmm_pool *pool,
                          uint64_t within_ns,
                          vmm_sandbox **sandbox,
@@ -1429,6 +1583,8 @@ void vmm_vm_cache_free(vmm_vm_cache *cache);
 // process, instead of whoever had them before; NULL for nobody.
 //
 // `drop` is called when there is another and no call is under way; if this fails, it is not.
+// VMM_STATUS_BAD_CONFIG if there is no such level, VMM_STATUS_WRONG_STATE if the program that this is
+// in has a logger of its own in Rust.
 vmm_status vmm_set_log(int32_t most,
                        vmm_log_fn function,
                        void *user,

@@ -6,8 +6,8 @@ if [ $# -lt 1 ] || [ "$1" = --help ]; then
     cat <<'TEXT'
 Usage: vmm-capi/install.sh PREFIX [LIBRARIES]
 
-Builds libvmm.so and libvmm.a (release) and installs them with vmm.h and vmm.pc below PREFIX. With LIBRARIES, a
-directory that has them, nothing is built.
+Builds libvmm.so and libvmm.a (optimized as a whole, which takes some minutes) and installs them with vmm.h and vmm.pc
+below PREFIX. With LIBRARIES, a directory that has them, nothing is built.
 
   vmm-capi/install.sh /usr/local
   cc -std=c99 examples/hello.c $(pkg-config --cflags --libs vmm) -o hello
@@ -21,8 +21,8 @@ libraries=${2:-}
 [ -z "$libraries" ] || libraries=$(realpath "$libraries")
 cd "$(dirname "$0")/.."
 if [ -z "$libraries" ]; then
-    cargo build --release --quiet -p vmm-capi
-    libraries=${CARGO_TARGET_DIR:-target}/release
+    cargo rustc --profile dist --quiet -p vmm-capi --lib --crate-type cdylib,staticlib
+    libraries=${CARGO_TARGET_DIR:-target}/dist
 fi
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 

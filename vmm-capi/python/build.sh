@@ -6,8 +6,9 @@ if [ $# -lt 1 ] || [ "$1" = --help ]; then
     cat <<'TEXT'
 Usage: vmm-capi/python/build.sh DIRECTORY [LIBRARIES]
 
-Builds libvmm.so (release) and puts a wheel with it into DIRECTORY. With LIBRARIES, a directory that has it, nothing is
-compiled. Needs pip, and what pyproject.toml names: by the network, or installed and PIP_NO_BUILD_ISOLATION=0 set.
+Builds libvmm.so (optimized as a whole, which takes some minutes) and puts a wheel with it into DIRECTORY. With
+LIBRARIES, a directory that has it, nothing is compiled. Needs pip, and what pyproject.toml names: by the network, or
+installed and PIP_NO_BUILD_ISOLATION=0 set.
 
   vmm-capi/python/build.sh dist && pip install dist/vmm-*.whl
 TEXT
@@ -20,8 +21,8 @@ libraries=${2:-}
 [ -z "$libraries" ] || libraries=$(realpath "$libraries")
 cd "$(dirname "$0")/../.."
 if [ -z "$libraries" ]; then
-    cargo build --release --quiet -p vmm-capi
-    libraries=$(realpath "${CARGO_TARGET_DIR:-target}/release")
+    cargo rustc --profile dist --quiet -p vmm-capi --lib --crate-type cdylib,staticlib
+    libraries=$(realpath "${CARGO_TARGET_DIR:-target}/dist")
 fi
 # What tests inject is for nobody else.
 if nm --dynamic "$libraries/libvmm.so" | grep -q ' vmm_testing_' && [ "${VMM_TESTING:-}" != 1 ]; then

@@ -220,7 +220,11 @@ impl From<&Found> for vmm_inspection {
 }
 
 /// Looks at the headers of the image at this path: how can it be booted? VMM_STATUS_HOST or
-/// VMM_STATUS_BAD_IMAGE if it cannot be read at all.
+/// VMM_STATUS_BAD_IMAGE if it cannot be read at all. Freed with vmm_inspection_free.
+///
+///     if (vmm_inspect("image", &inspection, NULL) == VMM_STATUS_OK
+///         && vmm_inspection_best(inspection) == VMM_BOOT_NONE)
+///         puts(vmm_inspection_text(inspection));   // Why it is none.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vmm_inspect(
     image: *const c_char,

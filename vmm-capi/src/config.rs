@@ -81,6 +81,7 @@ pub(crate) unsafe fn change(config: *mut vmm_config, change: impl FnOnce(&mut De
 }
 
 /// A description without anything. Freed with vmm_config_free, also after a machine was made of it.
+/// NULL only if the library is broken; every other function takes that as an error.
 #[unsafe(no_mangle)]
 pub extern "C" fn vmm_config_new() -> *mut vmm_config {
     made(|| vmm_config(Exclusive::new("config", Some(Description::default()))))
@@ -260,7 +261,14 @@ pub unsafe extern "C" fn vmm_config_set_accounting(config: *mut vmm_config, time
 }
 
 /// Makes the machine; its guest has executed nothing yet. A description makes one machine: it is
-/// empty afterwards, and still to be freed.
+/// empty afterwards, also if this failed, and still to be freed. Fills `*machine` with NULL if it
+/// fails.
+///
+/// VMM_STATUS_BAD_CONFIG with the first setting that was wrong, is missing, or does not fit the others;
+/// VMM_STATUS_BAD_IMAGE with what is wrong with the image; VMM_STATUS_HOST with the file that cannot be
+/// opened, or if the host gives no VM or memory; VMM_STATUS_NO_HYPERVISOR if the back end that was named
+/// cannot be used here; VMM_STATUS_WRONG_STATE if a machine was made of it before, or another one has
+/// one of its devices.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vmm_machine_new(
     config: *mut vmm_config,

@@ -58,7 +58,8 @@ impl Peer for Taken {
 }
 
 /// What comes from the descriptor `input` goes to the guest, what the guest sends to `output`: a
-/// terminal, pipes, sockets, files. -1 for no input. Nobody else should use them.
+/// terminal, pipes, sockets, files. -1 for no input. Nobody else should use them. VMM_STATUS_HOST if
+/// they are not open. Freed with vmm_peer_free when a console has it.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vmm_peer_stream(
     input: i32,
@@ -96,7 +97,8 @@ pub struct vmm_peer_ops {
     pub send:
         Option<unsafe extern "C" fn(user: *mut c_void, data: *const u8, size: usize) -> isize>,
     /// Gives some of what the guest is to receive: how many bytes, 0 if there will never be more,
-    /// -EAGAIN if there is nothing now. Asked when the descriptor `readable` is ready.
+    /// -EAGAIN if there is nothing now, until the descriptor `readable` is ready. NULL if there is
+    /// never any.
     pub receive:
         Option<unsafe extern "C" fn(user: *mut c_void, data: *mut u8, size: usize) -> isize>,
     /// A program in the guest has opened the port, or closed it; known of named ports only.
@@ -157,7 +159,8 @@ impl Peer for Own {
 
 /// Makes a peer of the caller's functions. `readable` is a descriptor that can be read while
 /// `receive` has something to give, `writable` one that can be written when `send` has room; -1 for
-/// neither. If this fails, `user` stays the caller's: `drop` is not called.
+/// neither: without `readable` nothing is received. If this fails, `user` stays the caller's: `drop` is
+/// not called.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vmm_peer_new(
     ops: *const vmm_peer_ops,
@@ -208,7 +211,14 @@ impl vmm_console {
     }
 }
 
-/// Makes a console with this peer at its other end.
+/// Makes a console with this peer at its other end. VMM_STATUS_WRONG_STATE if the peer serves another
+/// port.
+///
+///     vmm_peer_stream(0, 1, &peer, NULL);          // The terminal.
+///     vmm_console_new(peer, &console, NULL);
+///     vmm_peer_free(peer);
+///     vmm_config_add_console(config, console);
+///     vmm_console_free(console);
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vmm_console_new(
     peer: *mut vmm_peer,
@@ -236,7 +246,8 @@ pub unsafe extern "C" fn vmm_console_free(console: *mut vmm_console) {
     unsafe { pass::free(console) };
 }
 
-/// Room for so many named ports, at most 30, before a machine has the console.
+/// Room for so many named ports, at most 30, before a machine has the console. Without this there is
+/// none.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vmm_console_set_room(console: *mut vmm_console, ports: u32) {
     // SAFETY: the header's rules.
@@ -249,7 +260,8 @@ pub unsafe extern "C" fn vmm_console_set_room(console: *mut vmm_console, ports: 
 }
 
 /// One more port, for which there is room; Linux has it as /dev/virtio-ports/NAME. Also while the
-/// guest runs, which is told.
+/// guest runs, which is told. VMM_STATUS_BAD_CONFIG if the name is empty or the room is taken,
+/// VMM_STATUS_WRONG_STATE if the peer serves another port.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vmm_console_add_port(
     console: *mut vmm_console,

@@ -239,7 +239,19 @@ impl vmm_device {
 }
 
 /// Makes a device of the caller's functions; `name` is what errors and statistics call it. If this
-/// fails, `user` stays the caller's: `drop` is not called.
+/// fails, with VMM_STATUS_BAD_CONFIG, `user` stays the caller's: `drop` is not called.
+///
+///     static int32_t count(void *user, uint32_t window, uint64_t offset, uint8_t *data, size_t size)
+///     {
+///         data[0] = (uint8_t)++*(int *)user;
+///         return VMM_FLOW_CONTINUE;
+///     }
+///     ...
+///     static const vmm_device_ops ops = {.struct_size = sizeof ops, .read = count};
+///     vmm_device_new("counter", &ops, &counter, &device, NULL);
+///     vmm_device_add_ports(device, 0x50, 1, NULL);
+///     vmm_config_add_device(config, device);
+///     vmm_device_free(device);                     // The description has it now.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vmm_device_new(
     name: *const c_char,
@@ -274,7 +286,8 @@ pub unsafe extern "C" fn vmm_device_free(device: *mut vmm_device) {
     unsafe { pass::free(device) };
 }
 
-/// The device answers `count` I/O ports from `start` on.
+/// The device answers `count` I/O ports from `start` on: one window of it. VMM_STATUS_WRONG_STATE if a
+/// machine has it; that ports are taken vmm_machine_new says.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vmm_device_add_ports(
     device: *mut vmm_device,
@@ -286,8 +299,8 @@ pub unsafe extern "C" fn vmm_device_add_ports(
     unsafe { guard(error, || pass::object(device, "device")?.want(Window::Ports(start, count))) }
 }
 
-/// The device answers `size` bytes of physical addresses from `start` on; VMM_ANYWHERE for where
-/// there is room.
+/// The device answers `size` bytes of physical addresses from `start` on: one window of it;
+/// VMM_ANYWHERE for where there is room. Fails as vmm_device_add_ports.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vmm_device_add_mmio(
     device: *mut vmm_device,
@@ -300,7 +313,7 @@ pub unsafe extern "C" fn vmm_device_add_mmio(
     unsafe { guard(error, || pass::object(device, "device")?.want(Window::Mmio(place, size))) }
 }
 
-/// The device gets an interrupt line of its own.
+/// The device gets an interrupt line of its own, before a machine has it.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vmm_device_add_irq(
     device: *mut vmm_device,

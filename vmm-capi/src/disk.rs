@@ -73,7 +73,13 @@ unsafe fn change(disk: *mut vmm_disk, change: impl FnOnce(Block) -> Result<Block
 }
 
 /// The raw image at this path, to be read and written by nobody else meanwhile; its format is never
-/// guessed. VMM_STATUS_BAD_CONFIG if another process has it.
+/// guessed. VMM_STATUS_HOST if it cannot be opened; VMM_STATUS_BAD_CONFIG if another process has it, or
+/// it is not whole sectors of 512 bytes. Freed with vmm_disk_free, as those that follow.
+///
+///     vmm_disk_open("root.img", &disk, NULL);
+///     vmm_disk_set_queues(disk, 2);
+///     vmm_config_add_disk(config, disk);
+///     vmm_disk_free(disk);                         // Or kept, for vmm_disk_get_statistics.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vmm_disk_open(
     path: *const c_char,
@@ -84,7 +90,7 @@ pub unsafe extern "C" fn vmm_disk_open(
     unsafe { give(disk, error, || Block::open(pass::path(path, "path")?)) }
 }
 
-/// The raw image at this path, which several may read.
+/// The raw image at this path, which several may read. Fails as vmm_disk_open.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vmm_disk_open_read_only(
     path: *const c_char,
@@ -95,7 +101,8 @@ pub unsafe extern "C" fn vmm_disk_open_read_only(
     unsafe { give(disk, error, || Block::open_read_only(pass::path(path, "path")?)) }
 }
 
-/// `bytes` of this process's memory, zeros at first: whole sectors of 512 bytes.
+/// `bytes` of this process's memory, zeros at first: whole sectors of 512 bytes, else
+/// VMM_STATUS_BAD_CONFIG.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vmm_disk_memory(
     bytes: u64,
@@ -107,7 +114,7 @@ pub unsafe extern "C" fn vmm_disk_memory(
 }
 
 /// The raw image at `base`, which is only read, and what is written instead: in a file without a
-/// name that is gone with the disk.
+/// name that is gone with the disk. Fails as vmm_disk_open.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vmm_disk_overlay_temporary(
     base: *const c_char,
@@ -162,8 +169,9 @@ unsafe fn read_only(base: *const c_char) -> Result<RawFile> {
 /// What a disk of the caller's own does. Each function gives 0, or the errno that says why not; the
 /// guest gets an I/O error.
 ///
-/// They are called on threads of the disk's, one for each queue, never on one that runs a guest: they
-/// may take their time. What they are asked for is within the disk and whole sectors of 512 bytes.
+/// They are called on threads of the disk's, one for each queue, several at once, never on one that
+/// runs a guest: they may take their time. What they are asked for is within the disk and whole
+/// sectors of 512 bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 pub struct vmm_disk_ops {
@@ -242,7 +250,10 @@ impl Image for Own {
 }
 
 /// Makes a disk of `size` bytes, whole sectors of 512, of the caller's functions. If this fails,
-/// `user` stays the caller's: `drop` is not called.
+/// with VMM_STATUS_BAD_CONFIG, `user` stays the caller's: `drop` is not called.
+///
+///     static const vmm_disk_ops ops = {.struct_size = sizeof ops, .read = fetch, .write = store};
+///     vmm_disk_new(&ops, 1 << 30, &connection, &disk, NULL);
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vmm_disk_new(
     ops: *const vmm_disk_ops,
@@ -311,7 +322,8 @@ pub unsafe extern "C" fn vmm_disk_size(disk: *const vmm_disk) -> u64 {
 }
 
 /// Makes the disk `size` bytes long, also while the guest runs, which is told. VMM_STATUS_UNSUPPORTED
-/// if it cannot be resized.
+/// if it cannot be resized, VMM_STATUS_BAD_CONFIG if these are not whole sectors, VMM_STATUS_HOST with
+/// what the host, or the disk's function, says.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vmm_disk_resize(
     disk: *mut vmm_disk,

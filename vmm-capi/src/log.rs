@@ -99,6 +99,8 @@ fn install() -> Result<()> {
 /// process, instead of whoever had them before; NULL for nobody.
 ///
 /// `drop` is called when there is another and no call is under way; if this fails, it is not.
+/// VMM_STATUS_BAD_CONFIG if there is no such level, VMM_STATUS_WRONG_STATE if the program that this is
+/// in has a logger of its own in Rust.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vmm_set_log(
     most: i32,

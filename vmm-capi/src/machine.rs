@@ -72,7 +72,8 @@ impl Drop for vmm_machine {
 }
 
 /// Stops a machine if it runs, and frees it: memory, descriptors, threads, devices. What a
-/// vmm_machine_run under way on another thread needs is freed when that has returned.
+/// vmm_machine_run under way on another thread needs is freed when that has returned. Waits for the
+/// thread of vmm_machine_start, unless that is what calls it from a callback.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vmm_machine_free(machine: *mut vmm_machine) {
     // SAFETY: the header's rules.
@@ -122,7 +123,8 @@ pub unsafe extern "C" fn vmm_machine_run(
 }
 
 /// Runs the guest on a thread of the library's, for programs with an event loop: what becomes of it
-/// is told by vmm_machine_event_fd and vmm_machine_next_event.
+/// is told by vmm_machine_event_fd and vmm_machine_next_event. Returns at once; fails as
+/// vmm_machine_run if the run cannot begin, and with VMM_STATUS_HOST if there is no thread to be had.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vmm_machine_start(
     machine: *mut vmm_machine,
@@ -133,7 +135,15 @@ pub unsafe extern "C" fn vmm_machine_start(
 }
 
 /// Fills `*fd` with a descriptor that is readable while vmm_machine_next_event has something to
-/// give. It is the machine's: only to be polled.
+/// give. It is the machine's: only to be polled, not read or closed.
+///
+///     struct pollfd waiting = {.events = POLLIN};
+///     vmm_machine_event_fd(machine, &waiting.fd, NULL);
+///     vmm_machine_start(machine, NULL);
+///     do {
+///         poll(&waiting, 1, -1);
+///         status = vmm_machine_next_event(machine, &event, &outcome, &error);
+///     } while (status == VMM_STATUS_OK && event != VMM_EVENT_ENDED);
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vmm_machine_event_fd(
     machine: *const vmm_machine,

@@ -85,7 +85,11 @@ pub unsafe extern "C" fn vmm_machine_write(
 
 /// Makes a view of `size` bytes of guest memory at guest address `at`, to be read without a copy.
 /// The guest may change them at any moment. VMM_STATUS_GUEST_MEMORY if it is not all RAM, or passes
-/// the hole below 4 GiB.
+/// the hole below 4 GiB. Freed with vmm_view_free, before or after the machine.
+///
+///     vmm_machine_view(machine, frame_buffer, 1024 * 768 * 4, &view, NULL);
+///     draw(vmm_view_data(view));
+///     vmm_view_free(view);
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vmm_machine_view(
     machine: *const vmm_machine,

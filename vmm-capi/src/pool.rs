@@ -23,7 +23,13 @@ pub struct vmm_pool(Shared<Pool>);
 pub const VMM_FOREVER: u64 = u64::MAX;
 
 /// Makes a pool of at most `size` sandboxes of the snapshot, which can be freed then. Returns at
-/// once; a thread of the pool's makes them.
+/// once; a thread of the pool's makes them. VMM_STATUS_BAD_CONFIG for a size of 0, VMM_STATUS_HOST if
+/// there is no thread to be had.
+///
+///     vmm_pool_new(warm, 4, &pool, NULL);
+///     vmm_pool_take(pool, VMM_FOREVER, &child, NULL);
+///     vmm_sandbox_call(child, "score", &text, 1, &score, NULL);
+///     vmm_sandbox_free(child);                     // It goes back.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vmm_pool_new(
     snapshot: *const vmm_snapshot,
@@ -46,7 +52,7 @@ pub unsafe extern "C" fn vmm_pool_new(
 /// is in, and has it reset there.
 ///
 /// Waits while all are in use, up to `within_ns` nanoseconds: 0 for not at all, VMM_FOREVER for ever;
-/// then VMM_STATUS_HOST with ETIMEDOUT.
+/// then VMM_STATUS_HOST with ETIMEDOUT. Fails as vmm_snapshot_fork if no sandbox can be made.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vmm_pool_take(
     pool: *const vmm_pool,

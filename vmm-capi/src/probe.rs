@@ -30,7 +30,11 @@ pub struct vmm_report {
     text: CString,
 }
 
-/// Measures what this host can run; takes some 10 to 100 ms the first time, and is remembered.
+/// Measures what this host can run; takes some 10 to 100 ms the first time, and is remembered. Freed with
+/// vmm_report_free.
+///
+///     if (vmm_probe(&report, NULL) == VMM_STATUS_OK)
+///         puts(vmm_report_text(report));
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vmm_probe(
     report: *mut *mut vmm_report,

@@ -112,7 +112,9 @@ pub unsafe extern "C" fn vmm_sandbox_free(sandbox: *mut vmm_sandbox) {
 /// Runs the program from its start to its end, or to where it says that it is ready to be called
 /// (vmm_ready of vmm_guest.h). `outcome` may be NULL.
 ///
-/// VMM_STATUS_INTERRUPTED if a signal came on this thread: the next vmm_sandbox_start goes on.
+/// How the program ended is an outcome, not an error: VMM_ENDING_KILLED if it was stopped.
+/// VMM_STATUS_WRONG_STATE if it was started before; VMM_STATUS_INTERRUPTED if a signal came on this
+/// thread: the next vmm_sandbox_start goes on; VMM_STATUS_HOST if the back end fails.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vmm_sandbox_start(
     sandbox: *mut vmm_sandbox,
@@ -139,7 +141,9 @@ pub unsafe extern "C" fn vmm_sandbox_start(
 /// length.
 ///
 /// VMM_STATUS_NOT_FOUND if there is no such function; VMM_STATUS_BAD_CONFIG if the arguments do not
-/// fit; VMM_STATUS_POISONED if it did not return, and the error says why.
+/// fit; VMM_STATUS_POISONED if it did not return, and the error says why: only vmm_sandbox_reset helps
+/// then; VMM_STATUS_GUEST_MEMORY if the text it returned is nowhere; VMM_STATUS_WRONG_STATE if it is not
+/// ready.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vmm_sandbox_call(
     sandbox: *mut vmm_sandbox,

@@ -86,7 +86,18 @@ fn describe(builder: Result<Builder>) -> vmm_sandbox_config {
 }
 
 /// The description of a sandbox that runs the program at this path of the host: a static x86-64 Linux
-/// executable.
+/// executable. Freed with vmm_sandbox_config_free, also after a sandbox was made of it.
+///
+///     vmm_sandbox_config *config = vmm_sandbox_config_program("./hostcall");
+///     vmm_value text = vmm_text("the quick brown fox"), score = vmm_int64(0);
+///
+///     vmm_sandbox_config_add_host_fn(config, "points", points, NULL, NULL);
+///     vmm_sandbox_config_set_timeout(config, 1000000000);
+///     vmm_sandbox_new(config, &app, NULL);
+///     vmm_sandbox_config_free(config);
+///     vmm_sandbox_start(app, NULL, NULL);          // main() runs until it is ready.
+///     vmm_sandbox_call(app, "score", &text, 1, &score, NULL);
+///     vmm_sandbox_free(app);
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vmm_sandbox_config_program(
     path: *const c_char,
@@ -447,10 +458,13 @@ pub unsafe extern "C" fn vmm_sandbox_config_add_host_fn(
 /// Makes the sandbox; its program is loaded and has executed nothing yet. A description makes one
 /// sandbox: it is empty afterwards, and still to be freed.
 ///
-/// VMM_STATUS_BAD_IMAGE if the program is not a static x86-64 Linux executable. Of a snapshot in a
-/// file: VMM_STATUS_SNAPSHOT with the name of the section that was changed or cut, or is larger than
-/// allowed; VMM_STATUS_INCOMPATIBLE if it is of another version or thing, or with all that stands in
-/// its way (vmm_sandbox_config_check).
+/// VMM_STATUS_BAD_CONFIG with the first setting that was wrong; VMM_STATUS_HOST with the file or
+/// directory that cannot be opened, or if the host gives no VM; VMM_STATUS_BAD_IMAGE if the program is
+/// not a static x86-64 Linux executable; VMM_STATUS_WRONG_STATE if a sandbox was made of it before.
+///
+/// Of a snapshot in a file: VMM_STATUS_SNAPSHOT with the name of the section that was changed or cut,
+/// or is larger than allowed; VMM_STATUS_INCOMPATIBLE if it is of another version or thing, or with all
+/// that stands in its way (vmm_sandbox_config_check).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vmm_sandbox_new(
     config: *mut vmm_sandbox_config,

@@ -28,8 +28,14 @@ impl vmm_snapshot {
     }
 }
 
-/// Keeps what a sandbox is now, which is new or ready. It goes on as before; nothing that it does
-/// later reaches the snapshot or a fork.
+/// Keeps what a sandbox is now, which is new or ready; else VMM_STATUS_WRONG_STATE. It goes on as before;
+/// nothing that it does later reaches the snapshot or a fork. VMM_STATUS_HOST if the host cannot seal
+/// memory, or a file that the program has open cannot be opened anew.
+///
+///     vmm_sandbox_snapshot(app, &warm, NULL);
+///     vmm_snapshot_fork(warm, &child, NULL);
+///     vmm_sandbox_call(child, "score", &text, 1, &score, NULL);
+///     vmm_sandbox_reset(child, warm, NULL);        // As if it had never been called.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vmm_sandbox_snapshot(
     sandbox: *mut vmm_sandbox,
@@ -48,7 +54,8 @@ pub unsafe extern "C" fn vmm_sandbox_snapshot(
 
 /// Makes another sandbox, in a VM of its own, that goes on from the snapshot and shares its memory
 /// until it writes. Functions of the host are the same; captured output starts empty; random numbers
-/// are its own.
+/// are its own. VMM_STATUS_HOST if the host gives no VM, memory or descriptor, or a file that the
+/// program has open cannot be opened anew.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vmm_snapshot_fork(
     snapshot: *const vmm_snapshot,
@@ -67,6 +74,8 @@ pub unsafe extern "C" fn vmm_snapshot_fork(
 
 /// Puts a sandbox back to a snapshot, whatever has become of its program since. What it costs follows
 /// what was written since, if it was forked from that snapshot, reset to it or made into it last.
+/// VMM_STATUS_INCOMPATIBLE if the snapshot is of another back end or processor;
+/// VMM_STATUS_WRONG_STATE if the sandbox is unrecoverable, VMM_STATUS_HOST if it becomes so.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vmm_sandbox_reset(
     sandbox: *mut vmm_sandbox,

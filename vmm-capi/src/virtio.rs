@@ -174,7 +174,22 @@ impl VirtioDevice for Model {
 }
 
 /// Makes a virtio device of the caller's functions; `name` is what errors call it, `id` its kind
-/// (Virtual I/O Device 1.2, section 5). If this fails, `user` stays the caller's: `drop` is not called.
+/// (Virtual I/O Device 1.2, section 5). If this fails, with VMM_STATUS_BAD_CONFIG, `user` stays the
+/// caller's: `drop` is not called.
+///
+///     static int32_t wake(void *user, vmm_io *io, int32_t source)
+///     {
+///         vmm_chain *chain;
+///         while ((chain = vmm_io_pop(io, 0)) != NULL)
+///             vmm_chain_complete(chain, (uint32_t)vmm_chain_write(chain, 0, "hello", 5));
+///         return 0;
+///     }
+///     ...
+///     static const vmm_virtio_ops ops = {.struct_size = sizeof ops, .wake = wake};
+///     vmm_virtio_new("greeter", 42, &ops, NULL, &virtio, NULL);
+///     vmm_virtio_add_queue(virtio, 64);
+///     vmm_config_add_virtio(config, virtio);
+///     vmm_virtio_free(virtio);
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vmm_virtio_new(
     name: *const c_char,
