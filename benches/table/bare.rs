@@ -3,7 +3,10 @@
 
 use std::os::raw::c_void;
 
-use kvm_bindings::{CpuId, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config, kvm_userspace_memory_region};
+use kvm_bindings::{
+    CpuId, KVM_MEM_LOG_DIRTY_PAGES, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config, kvm_regs, kvm_sregs,
+    kvm_userspace_memory_region, kvm_vcpu_events, kvm_xsave,
+};
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use vmm_core::{
     arch::VcpuId,
@@ -21,7 +24,7 @@ pub(crate) struct Bare {
 /// A VM with one vCPU.
 pub(crate) struct BareVm {
     pub(crate) vcpu: VcpuFd,
-    _vm: VmFd,
+    vm: VmFd,
     pub(crate) memory: GuestMemory,
 }
 
@@ -56,16 +59,8 @@ impl Bare {
             vm.create_pit2(pit).unwrap();
         }
         let memory = GuestMemory::anonymous(size).unwrap();
-        let host: *mut c_void = memory.regions()[0].host_address().cast();
-        let region = kvm_userspace_memory_region {
-            slot: 0,
-            flags: 0,
-            guest_phys_addr: 0,
-            memory_size: size,
-            userspace_addr: host.addr() as u64,
-        };
         // SAFETY: the memory lives as long as the VM, in the same structure.
-        unsafe { vm.set_user_memory_region(region) }.unwrap();
+        unsafe { vm.set_user_memory_region(slot(&memory, 0)) }.unwrap();
         let vcpu = vm.create_vcpu(0).unwrap();
         vcpu.set_cpuid2(&self.cpuid).unwrap();
         let entry = image.load(&memory, &BoardInfo::new(1)).unwrap();
@@ -75,6 +70,60 @@ impl Bare {
         let mut regs = vcpu.get_regs().unwrap();
         (regs.rip, regs.rsp, regs.rflags) = (entry.regs.rip, entry.regs.rsp, entry.regs.rflags);
         vcpu.set_regs(&regs).unwrap();
-        BareVm { vcpu, _vm: vm, memory }
+        BareVm { vcpu, vm, memory }
+    }
+}
+
+fn slot(memory: &GuestMemory, flags: u32) -> kvm_userspace_memory_region {
+    let region = &memory.regions()[0];
+    let host: *mut c_void = region.host_address().cast();
+    kvm_userspace_memory_region {
+        slot: 0,
+        flags,
+        guest_phys_addr: 0,
+        memory_size: memory.size(),
+        userspace_addr: host.addr() as u64,
+    }
+}
+
+/// What a program can change of a vCPU.
+pub(crate) struct Registers {
+    general: kvm_regs,
+    system: kvm_sregs,
+    vectors: kvm_xsave,
+    events: kvm_vcpu_events,
+}
+
+impl BareVm {
+    /// Which pages are written is noted from now on.
+    pub(crate) fn log(&self) {
+        // SAFETY: as before; only what is noted of the slot changes.
+        let slot = slot(&self.memory, KVM_MEM_LOG_DIRTY_PAGES);
+        unsafe { self.vm.set_user_memory_region(slot) }.unwrap();
+    }
+
+    /// The numbers of the pages that were written since this was asked last.
+    pub(crate) fn written(&self) -> impl Iterator<Item = u64> {
+        let words = self.vm.get_dirty_log(0, self.memory.size() as usize).unwrap();
+        let bits = |word: u64| (0..64).filter(move |bit| word >> bit & 1 != 0);
+        let all = words.into_iter().zip(0_u64..).filter(|(word, _)| *word != 0);
+        all.flat_map(move |(word, n)| bits(word).map(move |bit| 64 * n + bit))
+    }
+
+    pub(crate) fn registers(&self) -> Registers {
+        Registers {
+            general: self.vcpu.get_regs().unwrap(),
+            system: self.vcpu.get_sregs().unwrap(),
+            vectors: self.vcpu.get_xsave().unwrap(),
+            events: self.vcpu.get_vcpu_events().unwrap(),
+        }
+    }
+
+    pub(crate) fn set_registers(&self, to: &Registers) {
+        self.vcpu.set_regs(&to.general).unwrap();
+        self.vcpu.set_sregs(&to.system).unwrap();
+        // SAFETY: the kernel reads as much as it has given, for no feature with more was asked for.
+        unsafe { self.vcpu.set_xsave(&to.vectors) }.unwrap();
+        self.vcpu.set_vcpu_events(&to.events).unwrap();
     }
 }

@@ -1,17 +1,19 @@
 //! Forks and resets of a sandbox that was started.
 //!
-//! Forks stand beside a VM with one vCPU and the same memory made by hand, up to its first exit.
+//! Forks stand beside a VM with one vCPU and the same memory made by hand, up to its first exit;
+//! resets beside what is put back by hand, with the same pages written in ring 3.
 
 use vmm_core::boot::Flat;
-use vmm_sandbox::{Outcome, Sandbox, Snapshot, VmCache};
+use vmm_sandbox::{Outcome, Snapshot, VmCache};
 
 use crate::{
     bare::Bare,
+    create::measure,
     memory::anonymous_kib,
     sample::{Samples, nanoseconds, pairs, print, print_pair},
+    sandbox::{image, on_kvm, print_beside, ready},
+    trip,
 };
-
-const PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/sandbox/sandbox"));
 
 /// `out 0xf4, al` in real mode.
 const IMAGE: &[u8] = &[0xe6, 0xf4];
@@ -20,8 +22,7 @@ const SAMPLES: usize = 100;
 
 pub(crate) fn rows() {
     for (what, limit) in [("64 MiB", 64 << 20), ("4 GiB", 4 << 30)] {
-        let mut parent = Sandbox::image(PROGRAM).memory(limit).build().unwrap();
-        assert_eq!(parent.start().unwrap(), Outcome::Ready);
+        let mut parent = ready(limit);
         // What a started program may well have in use: 32 MiB.
         parent.call::<()>("touch", (8192_i64,)).unwrap();
         let warm = parent.snapshot().unwrap();
@@ -33,30 +34,33 @@ pub(crate) fn rows() {
 }
 
 fn forks(limit: &str, warm: &Snapshot) {
-    let bare = Bare::new();
-    let make = || {
-        let mut vm = bare.vm(32 << 20, false, &Flat::real_mode(IMAGE));
-        vm.vcpu.run().unwrap();
-        vm
-    };
-    let fork = pairs(SAMPLES, || measure(|| warm.fork().unwrap()), || measure(make));
-    print_pair(&format!("fork, {limit}"), &fork);
+    let bare = on_kvm().then(Bare::new);
+    let make = bare.as_ref().map(|bare| {
+        move || {
+            let mut vm = bare.vm(32 << 20, false, &Flat::real_mode(IMAGE));
+            vm.vcpu.run().unwrap();
+            vm
+        }
+    });
+    let made = || make.as_ref().map(|make| move || measure(make));
+    let fork = || measure(|| warm.fork().unwrap());
+    print_beside(&format!("fork, {limit}"), SAMPLES, fork, made());
     let first = || {
         let mut child = warm.fork().unwrap();
         child.call::<()>("nothing", ()).unwrap();
         child
     };
-    let called = pairs(SAMPLES, || measure(first), || measure(make));
-    print_pair(&format!("fork and first call, {limit}"), &called);
-    let dropped = pairs(SAMPLES, || nanoseconds(first), || nanoseconds(make));
-    print_pair(&format!("fork, first call and drop, {limit}"), &dropped);
+    print_beside(&format!("fork and first call, {limit}"), SAMPLES, || measure(first), made());
+    let dropped = make.as_ref().map(|make| move || nanoseconds(make));
+    let what = format!("fork, first call and drop, {limit}");
+    print_beside(&what, SAMPLES, || nanoseconds(first), dropped);
 }
 
 /// Forks that take the VM of one that is gone, beside those that make their own.
 fn cached(limit: &str, bytes: u64) {
     let vms = VmCache::new(2).unwrap();
     let [own, cached] = [None, Some(&vms)].map(|vms| {
-        let builder = Sandbox::image(PROGRAM).memory(bytes);
+        let builder = image().memory(bytes);
         let builder = match vms {
             Some(vms) => builder.vm_cache(vms),
             None => builder,
@@ -98,10 +102,8 @@ fn resets(limit: &str, warm: &Snapshot) {
             child.call::<()>("touch", (64_i64,)).unwrap();
         })
     };
-    print(
-        &format!("reset, and a call that writes 64 pages, {limit}"),
-        &Samples::take(SAMPLES, both),
-    );
+    let what = format!("reset, and a call that writes 64 pages, {limit}");
+    print_beside(&what, SAMPLES, both, on_kvm().then(trip::rewinds));
 }
 
 /// What the process has more of for each child that was forked and answered once.
@@ -118,12 +120,4 @@ fn print_memory(limit: &str, warm: &Snapshot) {
     let each = anonymous_kib().saturating_sub(before) as f64 / CHILDREN as f64;
     println!("anonymous memory of a child, {limit:<8} {CHILDREN:>14} {each:>7.1} KiB");
     drop(children);
-}
-
-/// The time of `make`, not of dropping what it made.
-fn measure<T>(make: impl FnOnce() -> T) -> f64 {
-    let mut made = None;
-    let time = nanoseconds(|| made = Some(make()));
-    drop(made);
-    time
 }

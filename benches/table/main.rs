@@ -1,7 +1,8 @@
 //! One table of numbers: what this library costs beside the bare system calls under it, measured in
 //! pairs in one run.
 //!
-//! `cargo bench` prints it, `cargo bench -- exit` only the rows with that word. Nothing is asserted
+//! `cargo bench` prints it, `cargo bench -- exit` only the rows with that word, and with
+//! `VMM_BACKEND=soft` those of sandboxes are of the software CPU. Nothing is asserted
 //! here: SPECIFICATION.md has the promises, and a promise is kept or not by the ratio, since
 //! absolute times differ between hosts and hours.
 #![expect(
@@ -23,6 +24,7 @@ mod sandbox;
 mod stop;
 mod trip;
 mod virtio;
+mod warm;
 
 use vmm_core::host::{self, KvmKind};
 
@@ -38,6 +40,7 @@ const GROUPS: &[Group] = &[
     ("memory", memory::rows),
     ("sandbox", sandbox::rows),
     ("fork", fork::rows),
+    ("warm", warm::rows),
     ("virtio", virtio::rows),
 ];
 
@@ -52,7 +55,8 @@ fn main() {
     sample::print_head();
     for (name, rows) in GROUPS {
         let chosen = words.is_empty() || words.iter().any(|word| name.contains(word.as_str()));
-        let possible = report.kvm != KvmKind::None || ["cpu", "dispatch", "virtio"].contains(name);
+        let any = ["cpu", "dispatch", "fork", "sandbox", "virtio", "warm"].contains(name);
+        let possible = report.kvm != KvmKind::None || any;
         match (chosen, possible) {
             (true, true) => rows(),
             (true, false) => println!("{name}: skipped: no KVM on this host"),

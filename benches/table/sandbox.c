@@ -2,6 +2,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -16,6 +17,36 @@ void touch(long count)
 {
     for (long n = 0; n < count; n++)
         ++*(volatile long *)pages[n];
+}
+
+void spin(void)
+{
+    for (;;)
+        __asm__ volatile("");
+}
+
+void call_always(void)
+{
+    for (;;)
+        syscall(SYS_getppid);
+}
+
+/* Maps and unmaps, so that page tables change. */
+void map_always(void)
+{
+    for (;;) {
+        char *at = mmap(0, 16 << 12, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        *at = 1;
+        munmap(at, 16 << 12);
+    }
+}
+
+/* Has so many bytes in use. */
+void commit(long bytes)
+{
+    char *at = mmap(0, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    for (long n = 0; n < bytes; n += 4096)
+        at[n] = 1;
 }
 
 void host(void)

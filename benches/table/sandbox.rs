@@ -7,16 +7,22 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{self, Command},
+    sync::{Arc, OnceLock},
     thread,
 };
 
-use vmm_core::{boot::Flat, memory::GuestAddress};
+use vmm_core::{
+    boot::Flat,
+    host::{self, Need},
+    hv::Hypervisor,
+    memory::GuestAddress,
+};
 use vmm_sandbox::{Builder, Outcome, Sandbox};
 
 use crate::{
     bare::Bare,
     create,
-    sample::{nanoseconds, pairs, print_pair},
+    sample::{Samples, nanoseconds, pairs, print, print_pair},
     trip,
 };
 
@@ -36,20 +42,62 @@ pub(crate) fn rows() {
     creation(&File::new("small", SMALL));
 }
 
-fn calls() {
-    let (way, mut trip) = trip::cheapest();
-    println!("sandbox: the cheapest trip from ring 3 is by {way}");
-    let mut app = Sandbox::image(PROGRAM).host_fn("nothing", || ()).build().unwrap();
+/// The back end that sandboxes get: the best one here, or the one that `VMM_BACKEND` names.
+pub(crate) fn hypervisor() -> Arc<dyn Hypervisor> {
+    static CHOSEN: OnceLock<Arc<dyn Hypervisor>> = OnceLock::new();
+    let chosen = CHOSEN.get_or_init(|| match env::var("VMM_BACKEND") {
+        Ok(name) => host::named(&name).unwrap().into(),
+        Err(_) => host::best(Need::Program).unwrap().into(),
+    });
+    Arc::clone(chosen)
+}
+
+/// Whether it is KVM, and can be measured beside bare system calls.
+pub(crate) fn on_kvm() -> bool {
+    hypervisor().name() == "kvm"
+}
+
+/// The program that is measured.
+pub(crate) fn image() -> Builder {
+    Sandbox::image(PROGRAM).hypervisor(hypervisor())
+}
+
+/// It has started, with such a limit of memory.
+pub(crate) fn ready(memory: u64) -> Sandbox {
+    let mut app = image().memory(memory).build().unwrap();
     assert_eq!(app.start().unwrap(), Outcome::Ready);
-    let row = pairs(40, each_call(&mut app, "nothing"), &mut trip);
-    print_pair("sandbox: call of an empty function", &row);
-    let row = pairs(40, each_call(&mut app, "host"), &mut trip);
-    print_pair("sandbox: call with one host call inside", &row);
+    app
+}
+
+/// A row beside the bare work, if there is any.
+pub(crate) fn print_beside<B: FnMut() -> f64>(
+    what: &str,
+    n: usize,
+    ours: impl FnMut() -> f64,
+    bare: Option<B>,
+) {
+    match bare {
+        Some(bare) => print_pair(what, &pairs(n, ours, bare)),
+        None => print(what, &Samples::take(n, ours)),
+    }
+}
+
+fn calls() {
+    let cheapest = on_kvm().then(trip::cheapest);
+    if let Some((way, _)) = &cheapest {
+        println!("sandbox: the cheapest trip from ring 3 is by {way}");
+    }
+    let mut trip = cheapest.map(|(_, trip)| trip);
+    let mut app = image().host_fn("nothing", || ()).build().unwrap();
+    assert_eq!(app.start().unwrap(), Outcome::Ready);
+    let call = each_call(&mut app, "nothing");
+    print_beside("sandbox: call of an empty function", 40, call, trip.as_mut());
+    let call = each_call(&mut app, "host");
+    print_beside("sandbox: call with one host call inside", 40, call, trip.as_mut());
     let system_call = |app: &mut Sandbox| {
         nanoseconds(|| app.call::<()>("call_kernel", (CALLS as i64,)).unwrap()) / CALLS as f64
     };
-    let row = pairs(40, || system_call(&mut app), &mut trip);
-    print_pair("sandbox: getppid", &row);
+    print_beside("sandbox: getppid", 40, || system_call(&mut app), trip.as_mut());
     let native = || {
         let calls = || (0..CALLS).filter(|_| rustix::process::getppid().is_some()).count();
         nanoseconds(calls) / CALLS as f64
@@ -90,6 +138,16 @@ fn creation(file: &File) {
         assert_eq!(sandbox.take_stdout(), b"output\n");
         sandbox
     };
+    if !on_kvm() {
+        print("sandbox: from file to its output", &Samples::take(40, || create::measure(output)));
+        let whole = || {
+            let mut sandbox = Sandbox::program(&file.0).hypervisor(hypervisor()).build().unwrap();
+            assert_eq!(sandbox.start().unwrap(), Outcome::Exited(0));
+        };
+        let row = Samples::take(40, || nanoseconds(whole));
+        print("sandbox: from file, empty main, dropped", &row);
+        return;
+    }
     let bare = Bare::new();
     let issue = || {
         let image = fs::read(&file.0).unwrap();
@@ -161,7 +219,8 @@ impl File {
     }
 
     fn sandbox(&self, what: &str) -> Builder {
-        Sandbox::program(AsRef::<Path>::as_ref(&self.0)).args(["program", what])
+        let program = Sandbox::program(AsRef::<Path>::as_ref(&self.0)).args(["program", what]);
+        program.hypervisor(hypervisor())
     }
 }
 

@@ -15,7 +15,8 @@ use crate::{
     sample::nanoseconds,
 };
 
-const RAM: u64 = 1 << 20;
+/// As much as what is forked has in use.
+const RAM: u64 = 32 << 20;
 /// Trips in one sample.
 const TRIPS: u64 = 1_000;
 
@@ -30,15 +31,50 @@ const CODE: u64 = 0xd000;
 const SYSCALL_TARGET: u64 = CODE + 0x10;
 const BREAKPOINT: u64 = CODE + 0x30;
 
+/// Writes a word of each of 64 pages and goes on behind.
+const WRITES: u64 = CODE + 0x60;
+const WRITTEN: u64 = 64;
+
 /// Loops in ring 3 that go to the host in each turn, and the two handlers.
-const PROGRAM: [(u64, &[u8]); 5] = [
+const PROGRAM: [(u64, &[u8]); 6] = [
     (CODE, &[0x0f, 0x05, 0xeb, 0xfc]), // 1: syscall; jmp 1b
     (SYSCALL_TARGET, &[0xe6, PORT as u8, 0x48, 0x0f, 0x07]), // out 0x60, al; sysretq
     (CODE + 0x20, &[0xcc, 0xeb, 0xfd]), // 1: int3; jmp 1b
     (BREAKPOINT, &[0xe6, PORT as u8, 0x48, 0xcf]), // out 0x60, al; iretq
-    // 1: mov [0x300000], al; jmp 1b
-    (CODE + 0x40, &[0x88, 0x04, 0x25, 0x00, 0x00, 0x30, 0x00, 0xeb, 0xf7]),
+    // 1: mov [0x4000000], al; jmp 1b
+    (CODE + 0x40, &[0x88, 0x04, 0x25, 0x00, 0x00, 0x00, 0x04, 0xeb, 0xf7]),
+    // mov eax, 0x100000; mov ecx, 64; 1: inc qword [rax]; add rax, 0x1000; dec ecx; jnz 1b
+    (
+        WRITES,
+        &[
+            0xb8,
+            0x00,
+            0x00,
+            0x10,
+            0x00,
+            0xb9,
+            WRITTEN as u8,
+            0x00,
+            0x00,
+            0x00,
+            0x48,
+            0xff,
+            0x00,
+            0x48,
+            0x05,
+            0x00,
+            0x10,
+            0x00,
+            0x00,
+            0xff,
+            0xc9,
+            0x75,
+            0xf3,
+        ],
+    ),
 ];
+/// Behind them, where each guest has a jump to its loop.
+const BEHIND: u64 = WRITES + 23;
 
 /// The ways by name, and where their loops are.
 const WAYS: [(&str, u64); 3] =
@@ -46,14 +82,45 @@ const WAYS: [(&str, u64); 3] =
 
 /// The cheapest trip of this host: its name, and what measures one in nanoseconds.
 pub(crate) fn cheapest() -> (&'static str, impl FnMut() -> f64) {
+    let (name, mut vm) = cheapest_vm();
+    (name, move || trips(&mut vm).unwrap())
+}
+
+/// What no reset and call that writes 64 pages can do without: asking which pages were written,
+/// putting these and the registers back, and a guest that writes them in ring 3 and comes back.
+pub(crate) fn rewinds() -> impl FnMut() -> f64 {
+    let (_, mut vm) = cheapest_vm();
+    let mut regs = vm.vcpu.get_regs().unwrap();
+    regs.rip = WRITES;
+    vm.vcpu.set_regs(&regs).unwrap();
+    vm.log();
+    let registers = vm.registers();
+    let mut pages = vec![0; RAM as usize];
+    vm.memory.read(GuestAddress(0), &mut pages).unwrap();
+    let pages = pages.as_chunks::<4096>().0.to_vec();
+    // What is no page of the program's, page tables for one, stays.
+    let own = (1 << 20) / 4096..(1 << 20) / 4096 + WRITTEN;
+    move || {
+        nanoseconds(|| {
+            let written = vm.written().filter(|page| own.contains(page));
+            written.for_each(|page| {
+                vm.memory.write(GuestAddress(4096 * page), &pages[page as usize]).unwrap();
+            });
+            vm.set_registers(&registers);
+            assert!(is_trip(&mut vm));
+        })
+    }
+}
+
+fn cheapest_vm() -> (&'static str, BareVm) {
     let bare = Bare::new();
     let vms = WAYS.map(|(name, entry)| (name, guest(&bare, entry)));
     let timed = vms.into_iter().filter_map(|(name, mut vm)| {
         trips(&mut vm)?;
         trips(&mut vm).map(|time| (time, name, vm))
     });
-    let (_, name, mut vm) = timed.min_by(|a, b| a.0.total_cmp(&b.0)).unwrap();
-    (name, move || trips(&mut vm).unwrap())
+    let (_, name, vm) = timed.min_by(|a, b| a.0.total_cmp(&b.0)).unwrap();
+    (name, vm)
 }
 
 /// What a trip takes, if it leads to the host.
@@ -61,13 +128,18 @@ fn trips(vm: &mut BareVm) -> Option<f64> {
     let mut all = true;
     let time = nanoseconds(|| {
         for _ in 0..TRIPS {
-            all &= matches!(vm.vcpu.run(), Ok(VcpuExit::IoOut(PORT, _) | VcpuExit::MmioWrite(..)));
+            all &= is_trip(vm);
             if !all {
                 return;
             }
         }
     });
     all.then_some(time / TRIPS as f64)
+}
+
+/// Runs it up to its next exit; whether that is the one that was wanted.
+fn is_trip(vm: &mut BareVm) -> bool {
+    matches!(vm.vcpu.run(), Ok(VcpuExit::IoOut(PORT, _) | VcpuExit::MmioWrite(..)))
 }
 
 /// A VM that is about to execute the loop at `entry` in ring 3.
@@ -93,6 +165,8 @@ fn guest(bare: &Bare, entry: u64) -> BareVm {
     let gate = BREAKPOINT & 0xffff | 0x08 << 16 | 0xee << 40 | (BREAKPOINT >> 16) << 48;
     put(IDT + 3 * 16, &gate.to_le_bytes());
     PROGRAM.iter().for_each(|(at, code)| put(*at, code));
+    // jmp entry
+    put(BEHIND, &[0xeb, entry.wrapping_sub(BEHIND + 2) as u8]);
 
     let mut sregs = vm.vcpu.get_sregs().unwrap();
     (sregs.cs, sregs.ss) = (segment(Segment::code64(0x2b, 3)), segment(Segment::data(0x23, 3)));
