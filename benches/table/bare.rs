@@ -97,8 +97,8 @@ pub(crate) struct Registers {
 impl BareVm {
     /// Which pages are written is noted from now on.
     pub(crate) fn log(&self) {
-        // SAFETY: as before; only what is noted of the slot changes.
         let slot = slot(&self.memory, KVM_MEM_LOG_DIRTY_PAGES);
+        // SAFETY: as before; only what is noted of the slot changes.
         unsafe { self.vm.set_user_memory_region(slot) }.unwrap();
     }
 
