@@ -115,10 +115,11 @@ impl Pages {
 
     fn take(&self, set: &mut PageSet) {
         for (number, chunk) in self.chunks.iter().enumerate() {
-            let words = chunk.get().into_iter().flat_map(|chunk| chunk.iter());
-            for (word, at) in words.zip((number * CHUNK_PAGES..).step_by(WORD_PAGES)) {
+            let Some(chunk) = chunk.get() else { continue };
+            for (at, word) in chunk.iter().enumerate() {
                 if word.load(Relaxed) != 0 {
-                    set.insert_bits(at as u64, &[word.swap(0, SeqCst)]);
+                    let first = number * CHUNK_PAGES + at * WORD_PAGES;
+                    set.insert_bits(first as u64, &[word.swap(0, SeqCst)]);
                 }
             }
         }

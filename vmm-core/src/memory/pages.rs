@@ -42,16 +42,28 @@ impl PageSet {
     /// Adds the pages of bits as a dirty log has them: bit `n % 64` of word `n / 64` is page `first
     /// + n`.
     pub fn insert_bits(&mut self, first: u64, bits: &[u64]) {
-        let shift = first % BITS;
-        for (at, bits) in (first / BITS..).zip(bits).filter(|(_, bits)| **bits != 0) {
-            for (at, bits) in
-                [(at, bits << shift), (at + 1, bits.unbounded_shr((BITS - shift) as u32))]
+        let used = bits.iter().rposition(|bits| *bits != 0).map_or(0, |last| last + 1);
+        let (bits, at) = (bits.get(..used).unwrap_or(&[]), (first / BITS) as usize);
+        if first.is_multiple_of(BITS) {
+            self.words.resize(self.words.len().max(at + used), 0);
+            let words = self.words.get_mut(at..).unwrap_or_default();
+            words.iter_mut().zip(bits).for_each(|(word, bits)| *word |= bits);
+            return;
+        }
+        (first..).step_by(BITS as usize).zip(bits).for_each(|(first, bits)| {
+            self.insert_word(first, *bits);
+        });
+    }
+
+    /// Adds the pages from `first` on whose bits are set.
+    fn insert_word(&mut self, first: u64, bits: u64) {
+        let (at, shift) = (first / BITS, first % BITS);
+        for (at, bits) in [(at, bits << shift), (at + 1, bits.unbounded_shr((BITS - shift) as u32))]
+        {
+            if bits != 0
+                && let Some(word) = self.word(at)
             {
-                if bits != 0
-                    && let Some(word) = self.word(at)
-                {
-                    *word |= bits;
-                }
+                *word |= bits;
             }
         }
     }
@@ -77,7 +89,8 @@ impl PageSet {
 
     /// How many there are.
     pub fn count(&self) -> u64 {
-        self.words.iter().map(|word| u64::from(word.count_ones())).sum()
+        let used = self.words.iter().filter(|word| **word != 0);
+        used.map(|word| u64::from(word.count_ones())).sum()
     }
 
     /// Whether there is none.
@@ -90,23 +103,25 @@ impl PageSet {
         let end = self.words.len() as u64 * BITS;
         let mut at = 0;
         std::iter::from_fn(move || {
-            let start = self.next(at, end, |word| word)?;
-            at = self.next(start, end, |word| !word).unwrap_or(end);
+            let start = self.next(at, |word| word)?;
+            at = self.next(start, |word| !word).unwrap_or(end);
             Some(start..at)
         })
     }
 
     /// The first page from `at` on whose bit is set in what `of` makes of the words.
-    fn next(&self, at: u64, end: u64, of: impl Fn(u64) -> u64) -> Option<u64> {
-        let mut at = at;
-        while at < end {
-            let word = of(*self.words.get((at / BITS) as usize)?) >> (at % BITS);
-            if word != 0 {
-                return Some(at + u64::from(word.trailing_zeros()));
-            }
-            at = (at / BITS + 1) * BITS;
+    fn next(&self, at: u64, of: impl Fn(u64) -> u64) -> Option<u64> {
+        let mut words = self.words.get((at / BITS) as usize..)?.iter().map(|word| of(*word));
+        let first = words.next()? >> (at % BITS);
+        if first != 0 {
+            return Some(at + u64::from(first.trailing_zeros()));
         }
-        None
+        let mut place = at / BITS;
+        let word = words.find(|word| {
+            place += 1;
+            *word != 0
+        });
+        word.map(|word| place * BITS + u64::from(word.trailing_zeros()))
     }
 
     fn word(&mut self, at: u64) -> Option<&mut u64> {
