@@ -277,6 +277,16 @@ pub trait Vcpu: Send {
     /// # Errors
     /// `Incompatible` with the name of what does not fit; the vCPU is then in no defined state.
     fn set_state(&mut self, state: &CpuState) -> Result<()>;
+
+    /// Sets as much of a state as code in ring 3 can have changed since the vCPU was in it: general,
+    /// segment, table, control and vector registers, and events on their way. The rest, which takes
+    /// system calls of the host's too, is as it was.
+    ///
+    /// # Errors
+    /// As for [`set_state`](Self::set_state).
+    fn set_program_state(&mut self, state: &CpuState) -> Result<()> {
+        self.set_state(&CpuState { msrs: Vec::new(), ..state.clone() })
+    }
 }
 
 /// How a guest calls its host: an OUT to `port`, at one place.

@@ -12,8 +12,8 @@ use std::{
 
 use kvm_bindings::{
     KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR, KVM_EXIT_IO,
-    KVM_EXIT_IO_OUT, KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_MMIO, KVM_EXIT_SET_TPR, KVM_EXIT_SHUTDOWN,
-    KVM_EXIT_SYSTEM_EVENT, KVM_INTERNAL_ERROR_EMULATION,
+    KVM_EXIT_IO_OUT, KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_MEMORY_FAULT, KVM_EXIT_MMIO,
+    KVM_EXIT_SET_TPR, KVM_EXIT_SHUTDOWN, KVM_EXIT_SYSTEM_EVENT, KVM_INTERNAL_ERROR_EMULATION,
     KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES, KVM_SYNC_X86_REGS, KVM_SYSTEM_EVENT_RESET,
     KVM_SYSTEM_EVENT_SHUTDOWN, kvm_regs, kvm_run,
 };
@@ -136,6 +136,15 @@ impl RunPage {
             (*self.run.as_ptr()).s.regs.regs.rip = rip;
             (*self.run.as_ptr()).kvm_dirty_regs = u64::from(KVM_SYNC_X86_REGS);
         }
+    }
+
+    /// The guest address whose memory the host could not give, if KVM_RUN failed for that.
+    #[cold]
+    pub(super) fn memory_fault(&self) -> Option<u64> {
+        // SAFETY: the page is mapped, and the exit reason says that `memory_fault` is the valid
+        // field of the union.
+        let at = || unsafe { (*self.run.as_ptr()).__bindgen_anon_1.memory_fault.gpa };
+        (self.reason() == KVM_EXIT_MEMORY_FAULT).then(at)
     }
 
     /// Why KVM_RUN came back. Only right after it returned 0.

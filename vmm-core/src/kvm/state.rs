@@ -12,14 +12,15 @@
 use std::ffi::c_char;
 
 use kvm_bindings::{
-    Msrs, Xsave, kvm_lapic_state, kvm_msr_entry, kvm_xcr, kvm_xcrs, kvm_xsave, kvm_xsave2,
+    KVMIO, Msrs, Xsave, kvm_lapic_state, kvm_msr_entry, kvm_xcr, kvm_xcrs, kvm_xsave, kvm_xsave2,
 };
 use kvm_ioctls::Cap;
+use vmm_sys_util::{errno, ioctl::ioctl_with_ptr, ioctl_iow_nr};
 
 use super::{convert, vcpu::KvmVcpu};
 use crate::{
     arch::{
-        CpuState, Lapic,
+        CpuState, Lapic, RunState,
         msr::{self, MsrValue},
     },
     error::{Error, ErrorKind, HostResult, Result},
@@ -55,7 +56,23 @@ pub(super) fn save(vcpu: &KvmVcpu) -> Result<CpuState> {
 }
 
 pub(super) fn restore(vcpu: &mut KvmVcpu, state: &CpuState) -> Result<()> {
-    for row in TABLE {
+    restore_rows(vcpu, state, TABLE)
+}
+
+/// What code in ring 3 can have changed.
+const PROGRAM: &[Row] = &[
+    Row { name: "general registers", save: save_regs, restore: restore_regs },
+    Row { name: "system registers", save: save_system, restore: restore_system },
+    Row { name: "vector registers", save: save_xsave, restore: restore_xsave },
+    Row { name: "events", save: save_events, restore: restore_events },
+];
+
+pub(super) fn restore_program(vcpu: &mut KvmVcpu, state: &CpuState) -> Result<()> {
+    restore_rows(vcpu, state, PROGRAM)
+}
+
+fn restore_rows(vcpu: &mut KvmVcpu, state: &CpuState, rows: &[Row]) -> Result<()> {
+    for row in rows {
         (row.restore)(vcpu, state).map_err(|error| {
             Error::new(ErrorKind::Incompatible, format!("{}: {error}", row.name))
         })?;
@@ -64,16 +81,30 @@ pub(super) fn restore(vcpu: &mut KvmVcpu, state: &CpuState) -> Result<()> {
 }
 
 fn save_run_state(vcpu: &KvmVcpu, state: &mut CpuState) -> Result<()> {
+    if always_runs(vcpu) {
+        return Ok(());
+    }
     let mp_state = vcpu.fd.get_mp_state().host(|| "KVM_GET_MP_STATE")?;
     state.run_state = convert::run_state_from_kvm(mp_state)?;
     Ok(())
 }
 
 fn restore_run_state(vcpu: &mut KvmVcpu, state: &CpuState) -> Result<()> {
+    if always_runs(vcpu) {
+        return match state.run_state {
+            RunState::Running => Ok(()),
+            other => Err(Error::incompatible(format!("{other:?}, this VM has no local APIC"))),
+        };
+    }
     // Reading it makes KVM act on an INIT or SIPI that is pending now, or it would strike later.
     vcpu.fd.get_mp_state().host(|| "KVM_GET_MP_STATE")?;
     let mp_state = convert::run_state_to_kvm(state.run_state);
     vcpu.fd.set_mp_state(mp_state).host(|| "KVM_SET_MP_STATE")
+}
+
+/// Without a local APIC of the kernel's there is no INIT and no SIPI, and HLT is an exit.
+fn always_runs(vcpu: &KvmVcpu) -> bool {
+    vcpu.vm.config.irq.is_none()
 }
 
 fn save_regs(vcpu: &KvmVcpu, state: &mut CpuState) -> Result<()> {
@@ -150,19 +181,22 @@ fn restore_xsave(vcpu: &mut KvmVcpu, state: &CpuState) -> Result<()> {
     if given < XSAVE_LEAST || !given.is_multiple_of(4) || beyond.iter().any(|byte| *byte != 0) {
         return Err(Error::incompatible(format!("{given} bytes, this host has {size}")));
     }
-    // Two copies of plain words, which the compiler makes fast ones.
-    let words = state.xsave.as_chunks::<4>().0;
-    let (base, rest) = words.split_at(words.len().min(XSAVE_BASE / 4));
-    let copy = |to: &mut [u32], from: &[[u8; 4]]| {
-        to.iter_mut().zip(from).for_each(|(to, from)| *to = u32::from_le_bytes(*from));
-    };
-    let mut xsave = xsave_buffer(size)?;
-    // SAFETY: the length of the flexible end is left as it is.
-    copy(unsafe { &mut xsave.as_mut_fam_struct().xsave.region }, base);
-    copy(xsave.as_mut_slice(), rest);
-    // SAFETY: the buffer has the bytes KVM_CAP_XSAVE2 asked for, or those of `kvm_xsave` on a
-    // kernel without it.
-    unsafe { vcpu.fd.set_xsave2(&xsave) }.host(|| "KVM_SET_XSAVE")
+    if given >= size {
+        return set_xsave(vcpu, &state.xsave);
+    }
+    let mut whole = vec![0; size];
+    whole.iter_mut().zip(&state.xsave).for_each(|(to, from)| *to = *from);
+    set_xsave(vcpu, &whole)
+}
+
+ioctl_iow_nr!(KVM_SET_XSAVE, KVMIO, 0xa5, kvm_xsave);
+
+/// KVM_SET_XSAVE, for which `kvm-ioctls` would want a copy with the alignment of its type.
+fn set_xsave(vcpu: &KvmVcpu, area: &[u8]) -> Result<()> {
+    // SAFETY: the kernel reads the bytes KVM_CAP_XSAVE2 names, or those of `kvm_xsave` on a kernel
+    // without it; callers have at least so many.
+    let set = unsafe { ioctl_with_ptr(&vcpu.fd, KVM_SET_XSAVE(), area.as_ptr()) };
+    if set == 0 { Ok(()) } else { Err(errno::Error::last()).host(|| "KVM_SET_XSAVE") }
 }
 
 fn xsave_buffer(size: usize) -> Result<Xsave> {

@@ -3,7 +3,7 @@
 //! KVM finishes a port or MMIO access only at the next KVM_RUN. Whenever `run` returns, that has
 //! happened: either the return is an EINTR, which KVM gives only between instructions, or the
 //! access is completed first by entering once more with `immediate_exit` set.
-#![expect(unsafe_code, reason = "tells the kicker where the exit flag is")]
+#![expect(unsafe_code, reason = "KVM_RUN; tells the kicker where the exit flag is")]
 
 use std::{
     ops::ControlFlow,
@@ -11,8 +11,9 @@ use std::{
     time::Instant,
 };
 
-use kvm_bindings::CpuId;
-use kvm_ioctls::{Cap, VcpuExit as KvmExit, VcpuFd};
+use kvm_bindings::{CpuId, KVMIO};
+use kvm_ioctls::{Cap, VcpuFd};
+use vmm_sys_util::{errno, ioctl::ioctl, ioctl_io_nr};
 
 use super::{
     alarm::Alarm,
@@ -27,6 +28,9 @@ use crate::{
     exit::{CONTINUE, Fault, FaultKind, Flow, VcpuExit},
     hv::{CallPort, Entry, GuestIo, KickTarget, Kicker, Vcpu, listen},
 };
+
+// Not by `kvm-ioctls`, which takes every exit apart; the run page is read here.
+ioctl_io_nr!(KVM_RUN, KVMIO, 0x80);
 
 /// The instruction pointer after a reset.
 const RESET_RIP: u64 = 0xfff0;
@@ -135,13 +139,16 @@ impl KvmVcpu {
     /// KVM_RUN, once.
     fn enter(&mut self) -> Result<Entered> {
         loop {
-            let errno = match self.fd.run() {
-                Ok(KvmExit::MemoryFault { gpa, .. }) => return Err(no_memory(self.id, gpa)),
-                Ok(_) => return Ok(Entered::Exit),
-                Err(error) => error.errno(),
-            };
-            match errno {
+            // SAFETY: KVM_RUN takes no argument; what the kernel writes to the run page meanwhile
+            // is read through it only, and by nobody while this has `&mut self`.
+            if unsafe { ioctl(&self.fd, KVM_RUN()) } == 0 {
+                return Ok(Entered::Exit);
+            }
+            match errno::Error::last().errno() {
                 libc::EINTR => return Ok(Entered::Interrupted),
+                libc::EFAULT | libc::EHWPOISON if let Some(at) = self.page.memory_fault() => {
+                    return Err(no_memory(self.id, at));
+                }
                 // An application processor has just seen its INIT or SIPI.
                 libc::EAGAIN => {}
                 errno => return Err(Error::host(format!("running {}", self.id), errno)),
@@ -309,6 +316,11 @@ impl Vcpu for KvmVcpu {
     fn set_state(&mut self, state: &CpuState) -> Result<()> {
         self.vm.owner.check()?;
         state::restore(self, state).context(|| format!("restoring {}", self.id))
+    }
+
+    fn set_program_state(&mut self, state: &CpuState) -> Result<()> {
+        self.vm.owner.check()?;
+        state::restore_program(self, state).context(|| format!("restoring {}", self.id))
     }
 }
 
