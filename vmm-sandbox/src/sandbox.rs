@@ -301,7 +301,7 @@ impl Sandbox {
             };
             let result = match call.number {
                 call::READY if self.state == State::New => {
-                    let rsp = self.cpu.stack_pointer(&self.process.space);
+                    let rsp = self.cpu.stack_pointer(&self.process.space)?;
                     self.stack = rsp.saturating_sub(RED_ZONE);
                     return Ok(Stop::Ready);
                 }
@@ -397,8 +397,8 @@ impl Drop for Sandbox {
         }
         if let Some(vcpu) = self.cpu.leave() {
             let (hypervisor, model) = (Arc::clone(&self.hypervisor), Arc::clone(&self.model));
-            let ram = self.process.space.leave();
-            self.home.give(Shell { hypervisor, model, ram, vcpu });
+            let space = self.process.space.leave();
+            self.home.give(Shell { hypervisor, model, space, vcpu });
         }
     }
 }

@@ -218,7 +218,7 @@ impl Snapshot {
 
     fn fork_now(&self) -> Result<Sandbox> {
         let warm = &*self.0;
-        let (mut space, cpu) = match warm.home.take(&warm.hypervisor, &warm.model) {
+        let (mut space, cpu) = match warm.home.take(&warm.hypervisor, &warm.model, &warm.space) {
             Some(shell) => warm.in_shell(shell)?,
             None => warm.in_new_vm()?,
         };
@@ -268,9 +268,9 @@ impl Warm {
 
     /// In a VM that another sandbox had. The vCPU goes first: it is not to outlive the memory.
     fn in_shell(&self, shell: Shell) -> Result<(Space, Cpu)> {
-        let Shell { ram, vcpu, .. } = shell;
+        let Shell { space, vcpu, .. } = shell;
         let cpu = Cpu::of_image_in(vcpu, &self.cpu)?;
-        Ok((Space::of_image_in(ram, &self.space)?, cpu))
+        Ok((Space::of_image_in(space, &self.space)?, cpu))
     }
 }
 

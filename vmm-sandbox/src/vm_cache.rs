@@ -12,16 +12,17 @@ use vmm_core::{
     hv::{Hypervisor, Vcpu, block_other_signals},
 };
 
-use crate::space::Ram;
+use crate::space::{Image, Remains};
 
 /// Keeps the VMs of sandboxes that are dropped, for forks to come: to make and to close a VM takes
 /// most of the time of a fork's life, on some hosts milliseconds.
 ///
 /// A builder is given one ([`Builder::vm_cache`](crate::Builder::vm_cache)), and the sandbox and all
-/// forks of its snapshots use it. A fork takes the VM that was left last, if there is one, whatever
-/// program was in it. Nothing of that stays: all of its memory is mapped anew before, and every
-/// register that a vCPU has is set. Until then what the program wrote remains where it is, out of
-/// reach; it is freed when the VM is taken or closed.
+/// forks of its snapshots use it. A fork takes the VM that was left last by a fork of the same
+/// snapshot, or else by whatever program. Nothing of that stays: what was written is put back, or, if
+/// the program was another one or has changed its mappings, all of the memory is mapped anew; and
+/// every register that a vCPU has is set. Until then what the program wrote remains where it is, out
+/// of reach; it is freed when the VM is taken or closed.
 ///
 /// A thread of the cache's closes the VMs that it does not keep, unless more than 64 wait for it. Any
 /// thread may use it. When it is dropped, sandboxes go on, and close their VMs themselves.
@@ -67,7 +68,7 @@ pub(crate) struct Shell {
     pub(crate) hypervisor: Arc<dyn Hypervisor>,
     /// The processor that its programs are told of.
     pub(crate) model: Arc<CpuModel>,
-    pub(crate) ram: Ram,
+    pub(crate) space: Remains,
     pub(crate) vcpu: Box<dyn Vcpu>,
 }
 
@@ -133,11 +134,13 @@ impl VmCache {
 }
 
 impl Home {
-    /// A VM of this back end, with this processor, that nobody uses.
+    /// A VM of this back end, with this processor, that nobody uses; one with this image in it, if
+    /// there is one.
     pub(crate) fn take(
         &self,
         hypervisor: &Arc<dyn Hypervisor>,
         model: &Arc<CpuModel>,
+        image: &Image,
     ) -> Option<Shell> {
         let shared = self.0.upgrade().filter(|shared| !shared.is_foreign())?;
         let mut state = shared.state();
@@ -145,7 +148,9 @@ impl Home {
             let same = Arc::ptr_eq(&shell.model, model);
             Arc::ptr_eq(&shell.hypervisor, hypervisor) && (same || shell.model == *model)
         };
-        let last = state.idle.iter().rposition(fits)?;
+        let best = |shell: &Shell| shell.space.are_of(image) && fits(shell);
+        let idle = &state.idle;
+        let last = idle.iter().rposition(best).or_else(|| idle.iter().rposition(fits))?;
         state.counts.reused += 1;
         Some(state.idle.remove(last))
     }

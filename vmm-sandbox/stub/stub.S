@@ -31,7 +31,8 @@ enter:
         sysretq
 
 // LSTAR where SYSCALL enters ring 0: RCX and R11 have the program's RIP and RFLAGS, the other
-// registers are its own, RSP too.
+// registers are its own, RSP too. (HLT would be the shorter way through KVM, but where the processor
+// does not tell it the length of instructions it has to decode that one first.)
 syscall_ring0:
         outb    %al, $CALL_PORT
 syscall_ring0_done:

@@ -120,6 +120,22 @@ fn a_reset_puts_everything_back() {
 }
 
 #[test]
+fn page_tables_that_a_reset_left_are_in_the_next_snapshot() {
+    if !can_run("page_tables_that_a_reset_left_are_in_the_next_snapshot") {
+        return;
+    }
+    let first = warm().snapshot().unwrap();
+    let mut child = first.fork().unwrap();
+    assert_eq!(child.call::<i64>("scatter", (3_i64,)).unwrap(), 3);
+    child.reset(&first).unwrap();
+    let second = child.snapshot().unwrap();
+    for mut sandbox in [child, second.fork().unwrap()] {
+        assert_eq!(sandbox.call::<i64>("scatter", (3_i64,)).unwrap(), 3);
+        assert_eq!(sandbox.call::<i64>("peek", (2_i64,)).unwrap(), 1);
+    }
+}
+
+#[test]
 fn a_reset_revives_what_has_ended_and_goes_to_any_snapshot() {
     if !can_run("a_reset_revives_what_has_ended_and_goes_to_any_snapshot") {
         return;

@@ -105,8 +105,10 @@ impl HostFunctions {
 }
 
 fn read_arguments(space: &Space, at: u64, count: u64) -> Result<Vec<Value>, Errno> {
-    if count > ARGUMENTS_MAX {
-        return Err(Errno::TOOBIG);
+    match count {
+        0 => return Ok(Vec::new()),
+        1..=ARGUMENTS_MAX => {}
+        _ => return Err(Errno::TOOBIG),
     }
     // Several may be the same memory: the copies are no more than there is of it.
     let mut room = space.used();

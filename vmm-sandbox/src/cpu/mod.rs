@@ -114,6 +114,13 @@ pub(crate) struct Image {
     entry: Entry,
 }
 
+impl Image {
+    /// With every register that a vCPU has.
+    fn whole_state(&self) -> CpuState {
+        CpuState { msrs: self.msrs.clone(), ..self.state.clone() }
+    }
+}
+
 /// The model-specific registers that are not as at power-on. A program cannot change any: it has no
 /// code in ring 0.
 const KEPT_MSRS: [u32; 4] = [msr::TSC, msr::STAR, msr::LSTAR, msr::FMASK];
@@ -133,9 +140,9 @@ pub(crate) struct Cpu {
     stub: Stub,
     entry: Entry,
     has_deadline: bool,
-    /// The registers at the last system call. RCX, R11 and, on the way by trap, RSP are not the
-    /// program's.
-    caller: Regs,
+    /// Something came of the program that none in ring 3 can do: there is no register that it may
+    /// not have changed.
+    is_doubtful: bool,
 }
 
 impl Cpu {
@@ -169,7 +176,7 @@ impl Cpu {
         })?;
         vcpu.set_call_port(CallPort { port: CALL_PORT, resume: resume(entry, &stub) })?;
         let vcpu = Held::new(vcpu);
-        Ok(Self { vcpu, stub, entry, has_deadline: false, caller: Regs::default() })
+        Ok(Self { vcpu, stub, entry, has_deadline: false, is_doubtful: false })
     }
 
     /// What it is now. The guest has made all changes to its page tables.
@@ -189,8 +196,7 @@ impl Cpu {
 
     /// The same with a vCPU that another had, who may have changed every register of it.
     pub(crate) fn of_image_in(vcpu: Box<dyn Vcpu>, image: &Image) -> Result<Self> {
-        let state = CpuState { msrs: image.msrs.clone(), ..image.state.clone() };
-        let mut cpu = Self::standing(vcpu, &state, image)?;
+        let mut cpu = Self::standing(vcpu, &image.whole_state(), image)?;
         cpu.vcpu.set_deadline(None)?;
         Ok(cpu)
     }
@@ -200,7 +206,7 @@ impl Cpu {
         let (stub, entry) = (image.stub, image.entry);
         vcpu.set_call_port(CallPort { port: CALL_PORT, resume: resume(entry, &stub) })?;
         let vcpu = Held::new(vcpu);
-        Ok(Self { vcpu, stub, entry, has_deadline: false, caller: Regs::default() })
+        Ok(Self { vcpu, stub, entry, has_deadline: false, is_doubtful: false })
     }
 
     /// The vCPU, from one that is dropped.
@@ -208,10 +214,14 @@ impl Cpu {
         self.vcpu.take()
     }
 
-    /// Goes on where an image stands. Model-specific registers are as they were: see above.
+    /// Goes on where an image stands.
     pub(crate) fn restore(&mut self, image: &Image) -> Result<()> {
         self.set_deadline(None)?;
-        self.vcpu.set_state(&CpuState { msrs: Vec::new(), ..image.state.clone() })
+        if self.is_doubtful {
+            self.vcpu.set_state(&image.whole_state())?;
+            self.is_doubtful = false;
+        }
+        self.vcpu.set_program_state(&image.state)
     }
 
     pub(crate) fn kicker(&self) -> Kicker {
@@ -268,18 +278,19 @@ impl Cpu {
         self.vcpu.set_regs(&Regs { rip, rsp, rdi, rflags: rflags::FIXED, ..Regs::default() })
     }
 
-    /// Puts the result of the last system call.
+    /// Puts the result of the system call that the program stands at.
     pub(crate) fn answer(&mut self, result: u64) -> Result<()> {
-        self.caller.rax = result;
-        self.vcpu.set_regs(&self.caller)
+        let regs = self.vcpu.regs()?;
+        self.vcpu.set_regs(&Regs { rax: result, ..regs })
     }
 
-    /// The program's RSP at the last system call.
-    pub(crate) fn stack_pointer(&self, space: &Space) -> u64 {
-        match self.entry {
-            Entry::Syscall => self.caller.rsp,
-            Entry::Trap => self.stub.frame(space, self.caller.rsp).map_or(0, |[.., rsp, _]| rsp),
-        }
+    /// The program's RSP at the system call that it stands at.
+    pub(crate) fn stack_pointer(&self, space: &Space) -> Result<u64> {
+        let rsp = self.vcpu.regs()?.rsp;
+        Ok(match self.entry {
+            Entry::Syscall => rsp,
+            Entry::Trap => self.stub.frame(space, rsp).map_or(0, |[.., rsp, _]| rsp),
+        })
     }
 
     /// The base of FS, where a program's thread-local storage is.
@@ -308,7 +319,9 @@ impl Cpu {
 
     /// Runs the program until it wants something.
     pub(crate) fn run(&mut self, space: &mut Space) -> Result<Event> {
-        if let Some(stopped) = self.settle(space)? {
+        if !space.is_settled()
+            && let Some(stopped) = self.settle(space)?
+        {
             return Ok(stopped);
         }
         match self.vcpu.run(&Ports)? {
@@ -342,6 +355,7 @@ impl Cpu {
                         if end.is_some_and(|end| end <= now) {
                             let why = "the sandbox's stub does not answer".to_owned();
                             let kind = vmm_core::exit::FaultKind::Other(why);
+                            self.is_doubtful = true;
                             return Ok(Some(Event::Fault(Fault::new(kind, None))));
                         }
                         if end.is_none() {
@@ -384,12 +398,18 @@ impl Cpu {
         if regs.rcx == self.stub.at.call_returned {
             return Ok(Event::Return(Returned { integer: regs.rax, float: regs.rdi }));
         }
-        self.caller = regs;
         let Regs { rax: number, rdi, rsi, rdx, r10, r8, r9, .. } = regs;
         Ok(Event::Call(SystemCall { number, args: [rdi, rsi, rdx, r10, r8, r9] }))
     }
 
-    fn other(&self, space: &Space, exit: VcpuExit) -> Result<Event> {
+    #[cold]
+    fn other(&mut self, space: &Space, exit: VcpuExit) -> Result<Event> {
+        let event = self.unlike_a_call(space, exit)?;
+        self.is_doubtful |= matches!(event, Event::Fault(_));
+        Ok(event)
+    }
+
+    fn unlike_a_call(&self, space: &Space, exit: VcpuExit) -> Result<Event> {
         Ok(match exit {
             VcpuExit::PowerOff(vector) => self.exception(space, vector as u8)?,
             VcpuExit::Expired | VcpuExit::Interrupted | VcpuExit::Kicked => Event::Kicked,

@@ -6,7 +6,7 @@
 
 use std::{
     any::Any,
-    collections::HashMap,
+    collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -37,7 +37,7 @@ pub(crate) trait Copied {
 #[derive(Default)]
 pub(crate) struct Copies {
     /// The copy of each thing, by the thing's address; it stays alive meanwhile.
-    made: HashMap<usize, Box<dyn Any>>,
+    made: BTreeMap<usize, Box<dyn Any>>,
     /// Directories whose entries are still to be copied. A tree may be deeper than the stack.
     unfilled: Vec<Unfilled>,
 }

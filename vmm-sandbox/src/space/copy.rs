@@ -119,7 +119,8 @@ impl Space {
     /// As [`read_string`](Self::read_string), of at most as many bytes as the buffer has, which is
     /// full if it is too long.
     pub(crate) fn read_name<'a>(&self, at: u64, buffer: &'a mut [u8]) -> Result<&'a [u8], Errno> {
-        const CHUNK: u64 = 256;
+        // Most names are short.
+        const CHUNK: u64 = 64;
         let mut done = 0;
         while done < buffer.len() {
             // Not across a page: the string may end right before one that is not there.

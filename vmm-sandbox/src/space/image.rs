@@ -20,7 +20,7 @@ use super::{
     Area, PAGE, Protection, Space, SystemPage, USER,
     frames::{Frames, Run},
     ram::Ram,
-    tables::{Tables, Target},
+    tables::{NOTED, Tables, Target},
 };
 
 /// An address space as it was at one moment.
@@ -30,6 +30,13 @@ pub(crate) struct Image {
     tables: Tables,
     areas: BTreeMap<u64, Area>,
     limit: u64,
+}
+
+/// What is left of an address space: memory, in a VM.
+pub(crate) struct Remains {
+    ram: Ram,
+    /// Areas or page tables may be others than those of the image that it began as.
+    moved: bool,
 }
 
 /// How many tables a space may have kept from what was undone, at most. They take from its limit,
@@ -44,7 +51,7 @@ impl Space {
     /// `Host` if the host does not make a template of its memory.
     pub(crate) fn image(&mut self) -> Result<Image> {
         let template = self.ram.freeze(self.frames.high_water())?;
-        self.changed = false;
+        (self.changed, self.remapped) = (false, false);
         Ok(Image {
             template,
             frames: self.frames.clone(),
@@ -61,22 +68,28 @@ impl Space {
     pub(crate) fn of_image(vm: Arc<dyn Vm>, image: &Image) -> Result<Self> {
         let ram = Ram::view(vm, &image.template, image.limit)?;
         let (frames, tables) = (image.frames.clone(), image.tables.clone());
-        Ok(Self { ram, frames, tables, areas: image.areas.clone(), changed: false })
+        let areas = image.areas.clone();
+        Ok(Self { ram, frames, tables, areas, changed: false, remapped: false })
     }
 
     /// The same in a VM that another had.
     ///
     /// # Errors
     /// As there.
-    pub(crate) fn of_image_in(mut ram: Ram, image: &Image) -> Result<Self> {
-        ram.become_view(&image.template, image.limit)?;
+    pub(crate) fn of_image_in(remains: Remains, image: &Image) -> Result<Self> {
+        let restorable = remains.are_of(image);
+        let mut ram = remains.ram;
+        if !(restorable && image.is_restored(&mut ram)?) {
+            ram.become_view(&image.template, image.limit)?;
+        }
         let (frames, tables) = (image.frames.clone(), image.tables.clone());
-        Ok(Self { ram, frames, tables, areas: image.areas.clone(), changed: false })
+        let areas = image.areas.clone();
+        Ok(Self { ram, frames, tables, areas, changed: false, remapped: false })
     }
 
-    /// The VM and its memory, from one that is dropped.
-    pub(crate) fn leave(&mut self) -> Ram {
-        self.ram.leave()
+    /// What is left of one that is dropped.
+    pub(crate) fn leave(&mut self) -> Remains {
+        Remains { ram: self.ram.leave(), moved: self.changed || self.remapped }
     }
 
     /// Goes back to the image that it began as, or became last. The next [`settle`](Self::settle)
@@ -93,6 +106,7 @@ impl Space {
         if !self.changed {
             return Ok(());
         }
+        self.remapped = true;
         self.remap(image)?;
         self.frames = image.frames.clone();
         self.tables.frames().for_each(|table| self.frames.reserve(table));
@@ -109,7 +123,7 @@ impl Space {
         self.frames = image.frames.clone();
         self.tables = image.tables.clone();
         self.areas = image.areas.clone();
-        self.changed = false;
+        (self.changed, self.remapped) = (false, false);
         Ok(())
     }
 
@@ -128,6 +142,42 @@ impl Space {
             }
         }
         Ok(())
+    }
+}
+
+impl Remains {
+    /// Whether its memory is that image's but for what was written to it.
+    pub(crate) fn are_of(&self, image: &Image) -> bool {
+        !self.moved && self.ram.is_view_of(&image.template, image.limit)
+    }
+}
+
+impl Image {
+    /// Puts back what was written to a view of it. False if page tables are not as they were: what
+    /// changes them but the host is no program that kept to ring 3.
+    fn is_restored(&self, ram: &mut Ram) -> Result<bool> {
+        ram.restore(self.tables.frames())?;
+        let mut written = self.tables.frames().filter(|table| ram.is_left(*table));
+        if !written.all(|table| self.has_table(ram, table)) {
+            return Ok(false);
+        }
+        // No hypervisor has to see this: the entries map what they mapped.
+        ram.restore_left()?;
+        Ok(true)
+    }
+
+    /// Whether a page table has the image's entries, but for what the processor notes in them.
+    fn has_table(&self, ram: &Ram, table: u64) -> bool {
+        const PIECE: u64 = 512;
+        let [mut now, mut then] = [[0; PIECE as usize]; 2];
+        (table..table + PAGE).step_by(PIECE as usize).all(|at| {
+            ram.read(at, &mut now);
+            let read = self.template.read(at, &mut then);
+            let entries = now.as_chunks::<8>().0.iter().zip(then.as_chunks::<8>().0);
+            let differences =
+                entries.map(|(now, then)| u64::from_le_bytes(*now) ^ u64::from_le_bytes(*then));
+            read.is_ok() && differences.fold(0, |all, difference| all | difference) & !NOTED == 0
+        })
     }
 }
 
@@ -183,7 +233,8 @@ impl Space {
         saved.load(ram.region())?;
         let no_room = |_| Error::bad_config(format!("{limit:#x} bytes of memory are not enough"));
         let tables = Tables::new(&ram, &mut frames).map_err(no_room)?;
-        let mut space = Self { ram, frames, tables, areas: BTreeMap::new(), changed: false };
+        let mut space =
+            Self { ram, frames, tables, areas: BTreeMap::new(), changed: false, remapped: false };
         for (start, area) in &areas {
             let set = space.try_set(*start, area.len, area.target());
             set.map_err(|_| {

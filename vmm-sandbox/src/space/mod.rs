@@ -17,11 +17,11 @@ use vmm_core::{Error, hv::Vm};
 
 use self::{
     frames::{Frames, Run},
+    ram::Ram,
     tables::{Tables, Target},
 };
 pub(crate) use self::{
-    image::{Image, SavedArea},
-    ram::Ram,
+    image::{Image, Remains, SavedArea},
     tables::Edit,
 };
 
@@ -101,6 +101,8 @@ pub(crate) struct Space {
     areas: BTreeMap<u64, Area>,
     /// The areas may be others than those of the image that this began as.
     changed: bool,
+    /// They were, and were put back; tables that came then are still there.
+    remapped: bool,
 }
 
 /// A page of the stub, by its physical address.
@@ -114,12 +116,18 @@ impl Space {
         let ram = Ram::new(vm, limit)?;
         let tables = Tables::new(&ram, &mut frames);
         let tables = tables.map_err(|_| Error::bad_config("no room for a page table"))?;
-        Ok(Self { ram, frames, tables, areas: BTreeMap::new(), changed: false })
+        Ok(Self { ram, frames, tables, areas: BTreeMap::new(), changed: false, remapped: false })
     }
 
     /// The physical address of the root of the page tables.
     pub(crate) fn root(&self) -> u64 {
         self.tables.root()
+    }
+
+    /// Whether [`settle`](Self::settle) has nothing to do.
+    #[inline]
+    pub(crate) fn is_settled(&self) -> bool {
+        !self.tables.has_edits() && self.ram.is_committed(self.frames.high_water())
     }
 
     /// Makes ready for the program to go on: shows the VM all frames that are in use, and gives the

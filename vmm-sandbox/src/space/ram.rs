@@ -24,18 +24,20 @@ pub(crate) struct Ram {
     /// How much of it the VM has slots for, and where they start.
     mapped: u64,
     slots: Vec<u64>,
+    /// Pages that were written and not put back: [`restore`](Self::restore) was told not to.
+    left: PageSet,
 }
 
 impl Ram {
     pub(crate) fn new(vm: Arc<dyn Vm>, limit: u64) -> Result<Self> {
         let region = RamRegion::memfd(GuestAddress(0), limit)?;
-        Ok(Self { region, vm, mapped: 0, slots: Vec::new() })
+        Ok(Self { region, vm, mapped: 0, slots: Vec::new(), left: PageSet::new() })
     }
 
     /// One that begins as a template.
     pub(crate) fn view(vm: Arc<dyn Vm>, template: &Template, limit: u64) -> Result<Self> {
         let region = template.view(GuestAddress(0), limit)?;
-        Ok(Self { region, vm, mapped: 0, slots: Vec::new() })
+        Ok(Self { region, vm, mapped: 0, slots: Vec::new(), left: PageSet::new() })
     }
 
     /// Becomes what [`view`](Self::view) makes, in the same VM.
@@ -47,7 +49,7 @@ impl Ram {
         while let Some(slot) = self.slots.pop() {
             self.vm.unmap(GuestAddress(slot))?;
         }
-        (self.region, self.mapped) = (region, 0);
+        (self.region, self.mapped, self.left) = (region, 0, PageSet::new());
         Ok(())
     }
 
@@ -56,6 +58,7 @@ impl Ram {
         self.region.become_view(template)?;
         // The log has what was written before.
         self.take_written()?;
+        self.left = PageSet::new();
         Ok(())
     }
 
@@ -66,19 +69,45 @@ impl Ram {
             vm: Arc::clone(&self.vm),
             mapped: self.mapped,
             slots: std::mem::take(&mut self.slots),
+            left: std::mem::take(&mut self.left),
         }
     }
 
     /// Makes what lies below `end` a template.
-    pub(crate) fn freeze(&self, end: u64) -> Result<Template> {
-        self.region.freeze(end, &self.take_written()?)
+    pub(crate) fn freeze(&mut self, end: u64) -> Result<Template> {
+        let mut written = self.take_written()?;
+        written.insert_all(&self.left);
+        let template = self.region.freeze(end, &written)?;
+        self.left = PageSet::new();
+        Ok(template)
     }
 
     /// Puts back the template's content, but for the frames `but`.
-    pub(crate) fn restore(&self, but: impl Iterator<Item = u64>) -> Result<()> {
+    pub(crate) fn restore(&mut self, but: impl Iterator<Item = u64>) -> Result<()> {
         let mut written = self.take_written()?;
-        but.for_each(|frame| written.remove(frame / PAGE_SIZE));
+        for page in but.map(|frame| frame / PAGE_SIZE) {
+            if written.contains(page) {
+                written.remove(page);
+                self.left.insert(page);
+            }
+        }
         self.region.restore(&written)
+    }
+
+    /// Puts back those that were left.
+    pub(crate) fn restore_left(&mut self) -> Result<()> {
+        self.region.restore(&std::mem::take(&mut self.left))
+    }
+
+    /// Whether it is a view of this template, as long as it can be now.
+    pub(crate) fn is_view_of(&self, template: &Template, limit: u64) -> bool {
+        limit == self.region.len() && self.region.is_view_of(template)
+    }
+
+    /// Whether a frame may hold something else than the template, behind a
+    /// [`restore`](Self::restore).
+    pub(crate) fn is_left(&self, frame: u64) -> bool {
+        self.left.contains(frame / PAGE_SIZE)
     }
 
     /// The pages that guest and host have written since this was asked last.
@@ -104,7 +133,13 @@ impl Ram {
         self.region.len()
     }
 
-    /// Makes sure that the VM sees everything below `end`.
+    /// Whether the VM sees everything below `end`.
+    #[inline]
+    pub(crate) fn is_committed(&self, end: u64) -> bool {
+        end <= self.mapped
+    }
+
+    /// Makes sure that it does.
     ///
     /// What a slot costs depends on its size, so the VM's memory grows by doubling.
     pub(crate) fn commit(&mut self, end: u64) -> Result<()> {

@@ -17,6 +17,8 @@ use super::{PAGE, Protection, frames::Frames, ram::Ram};
 
 /// No instruction fetch.
 const NO_EXECUTE: u64 = 1 << 63;
+/// What the processor notes in an entry: accessed, and dirty.
+pub(super) const NOTED: u64 = 1 << 5 | 1 << 6;
 /// The entry of the root that points to the root. What programs may use lies below it.
 const SELF_SLOT: u64 = 254;
 /// Where the guest sees the entry of page 0.
@@ -90,6 +92,12 @@ impl Tables {
     /// How many tables there are.
     pub(crate) fn count(&self) -> usize {
         self.places.len() + 1
+    }
+
+    /// Whether there is something for the guest to change.
+    #[inline]
+    pub(crate) fn has_edits(&self) -> bool {
+        !self.edits.is_empty()
     }
 
     /// What the guest is to change before it goes on, in order.

@@ -328,6 +328,14 @@ impl RamRegion {
         Ok(())
     }
 
+    /// Whether it is a view of this template.
+    pub fn is_view_of(&self, template: &Template) -> bool {
+        match &*self.mapping.raw.backing() {
+            Backing::View(view) => Arc::ptr_eq(&view.template.0, &template.0),
+            _ => false,
+        }
+    }
+
     /// A new template of these pages of the first `len` bytes.
     fn copy(&self, len: u64, pages: &PageSet) -> Result<Template> {
         let copy = Self::memfd(GuestAddress(0), len)?;
