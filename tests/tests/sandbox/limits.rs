@@ -2,12 +2,9 @@
 
 use std::{
     fs::File,
-    io::{self, Write},
+    io::Write,
     ops::ControlFlow,
-    os::{
-        fd::OwnedFd,
-        unix::{fs::PermissionsExt, process::ExitStatusExt},
-    },
+    os::{fd::OwnedFd, unix::process::ExitStatusExt},
     process::Command,
     sync::{
         Arc,
@@ -19,7 +16,7 @@ use std::{
 
 use vmm_sandbox::{Builder, Cause, Outcome, Sandbox, State};
 
-use crate::{can_run, program};
+use crate::{can_run, native::make_executable, program};
 
 fn greedy(what: &str) -> Builder {
     Sandbox::image(program!("greedy"))
@@ -216,16 +213,8 @@ fn what_no_program_may_do_kills_it_with_the_reason() {
 fn ends_natively(what: &str) -> bool {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("greedy");
-    std::fs::write(&path, program!("greedy")).unwrap();
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-    loop {
-        match Command::new(&path).arg(what).status() {
-            Ok(status) => return status.signal().is_some(),
-            // A process that another test starts has the file open for a moment.
-            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => thread::yield_now(),
-            Err(error) => panic!("{error}"),
-        }
-    }
+    make_executable(&path, program!("greedy"));
+    Command::new(&path).arg(what).status().unwrap().signal().is_some()
 }
 
 /// QEMU's processor, for one, checks no alignment and knows no errors of vectors.

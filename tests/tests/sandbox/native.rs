@@ -1,17 +1,34 @@
 //! The same program on Linux itself and in a sandbox: what it prints is the same.
 
-use std::{fs, os::unix::fs::PermissionsExt, process};
+use std::{
+    fs,
+    io::Write,
+    path::Path,
+    process::{self, Command, Stdio},
+};
 
 use vmm_sandbox::{Outcome, Sandbox};
 
 use crate::{can_run, program};
 
+/// Makes a file that can be executed at once. Another process writes it: had this one it open, a process
+/// that another test starts just then would have it open too for a moment (ETXTBSY).
+pub(crate) fn make_executable(path: &Path, image: &[u8]) {
+    let mut writer = Command::new("sh")
+        .args(["-c", r#"cat >"$0" && chmod 755 "$0""#])
+        .arg(path)
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    writer.stdin.take().unwrap().write_all(image).unwrap();
+    assert!(writer.wait().unwrap().success(), "{}", path.display());
+}
+
 /// Runs it on this host; gives standard output and the exit status.
 fn natively(name: &str, image: &[u8], arguments: &[&str]) -> (String, Option<i32>) {
     let path = std::env::temp_dir().join(format!("vmm-{}-{name}", process::id()));
-    fs::write(&path, image).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-    let output = process::Command::new(&path).args(arguments).env_clear().output();
+    make_executable(&path, image);
+    let output = Command::new(&path).args(arguments).env_clear().output();
     fs::remove_file(&path).unwrap();
     let output = output.unwrap();
     (String::from_utf8(output.stdout).unwrap(), output.status.code())

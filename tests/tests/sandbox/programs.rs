@@ -5,14 +5,13 @@ use std::{
     collections::BTreeMap,
     fs,
     io::Write,
-    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
 use vmm_sandbox::{Access, Outcome, Sandbox};
 
-use crate::can_run;
+use crate::{can_run, native::make_executable};
 
 /// What `build.rs` made of a source in `guests/programs`, or nothing if it could not.
 macro_rules! foreign {
@@ -37,8 +36,7 @@ struct Seen {
 fn compare(image: &[u8], arguments: &[&str]) -> Seen {
     let directory = tempfile::tempdir().unwrap();
     let program = directory.path().join("program");
-    fs::write(&program, image).unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    make_executable(&program, image);
     let of = |name: &str| {
         let directory = directory.path().join(name);
         fs::create_dir(&directory).unwrap();
