@@ -70,6 +70,8 @@ fn a_guest_lends_a_chain_and_gets_it_back() {
     let used = || machine.memory().read_obj::<u16>(GuestAddress(DEVICE + 2)).unwrap();
     wait_for("the chain to come back", || used() == 1);
     wait_for("the interrupt", || script.record().lines.contains(&(Gsi(16), true)));
+    // The device may have found the chain when its driver was ready, before that rang.
+    wait_for("the bell", || machine.exits().unwrap().virtio[0].1.notifications == 1);
     machine.handle().stop().unwrap();
     assert_eq!(runner.join().unwrap().unwrap(), Outcome::Stopped);
     assert_eq!(machine.memory().read_obj::<[u8; 2]>(GuestAddress(BUFFER)).unwrap(), *b"ab");
